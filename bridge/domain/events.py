@@ -1,0 +1,198 @@
+"""Events: a change as it is recorded, its id, and the JSON a subscriber gets.
+
+A record is written once and rendered each time it is sent; rendering is a function of the record alone, so that
+every attempt sends the same bytes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from base64 import b32encode
+from datetime import UTC, datetime
+from functools import lru_cache
+
+import msgspec
+
+from bridge.domain.receipts import Status, normalise_phone
+from bridge.domain.status import Change, SessionState
+
+SCHEMA = 1
+STATUS_CHANGED = "sms.status.changed"
+EVENT_TYPES = (STATUS_CHANGED,)
+STATUSES = tuple(status.text for status in Status)
+
+
+class Record(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """An event as the log keeps it, packed as a MessagePack array that starts with its schema number.
+
+    Times ending in ``_ms`` are Unix milliseconds, ``receipt_time`` Unix seconds; ``result`` is None where the status
+    is our own deadline's. The account is the log's, not the record's.
+    """
+
+    schema: int
+    session_no: str
+    phone: str
+    user_id: str
+    status: int
+    previous: int
+    sequence: int
+    corrected: bool
+    late: bool
+    result: str | None
+    code: str
+    description: str
+    receipt_time: int
+    segments: int
+    observed_ms: int
+    previous_poll_ms: int
+    metadata: str
+
+
+class _ReceiptOut(msgspec.Struct, frozen=True, gc=False):
+    result: str
+    code: str
+    description: str
+    time: str | None
+
+
+class _DataOut(msgspec.Struct, frozen=True, gc=False):
+    account: str
+    session_no: str
+    phone: str
+    user_id: str
+    status: str
+    previous_status: str
+    final: bool
+    sequence: int
+    receipt: _ReceiptOut | None
+    segments: int | None
+    previous_poll_at: str | None
+    corrected: bool
+    late: bool
+    metadata: msgspec.Raw
+
+
+class _EventOut(msgspec.Struct, frozen=True, gc=False):
+    id: str
+    type: str
+    timestamp: str
+    data: _DataOut
+
+
+_encoder = msgspec.json.Encoder()
+_packer = msgspec.msgpack.Encoder()
+_unpacker = msgspec.msgpack.Decoder(Record)
+_NO_METADATA = msgspec.Raw(b"{}")
+
+
+def record(session_no: str, state: SessionState, change: Change, now_ms: int) -> Record:
+    """The record of a change observed at ``now_ms``; ``state`` is the session's before the answer."""
+    receipt = change.receipt
+    return Record(
+        SCHEMA,
+        session_no,
+        change.phone,
+        change.user_id,
+        int(change.status),
+        int(change.previous),
+        change.sequence,
+        change.corrected,
+        change.late,
+        receipt.result if receipt else None,
+        receipt.code if receipt else "",
+        receipt.description if receipt else "",
+        receipt.time if receipt else 0,
+        receipt.segments if receipt else 0,
+        now_ms,
+        state.polled_ms,
+        state.metadata,
+    )
+
+
+def pack(event: Record) -> bytes:
+    """The bytes that the log keeps."""
+    return _packer.encode(event)
+
+
+def unpack(data: bytes) -> Record:
+    """The record in ``data``."""
+    return _unpacker.decode(data)
+
+
+def event_id(account: str, event: Record) -> str:
+    """``evt_`` and 26 base32 characters (128 bits of SHA-256).
+
+    Of what the change is: account, session, normalised phone, user id, status and, for a final word of the
+    provider's, its ReceiptTime. Not of when or as which one we saw it, so that the same change seen again after a
+    store lost its last second, or after a session was forgotten, has the same id.
+    """
+    final = event.result is not None and Status(event.status).is_provider_final
+    parts = (
+        account,
+        event.session_no,
+        normalise_phone(event.phone),
+        event.user_id,
+        Status(event.status).text,
+        str(event.receipt_time) if final else "",
+    )
+    # Lengths first: no two different tuples may run together into the same text.
+    text = "".join(f"{len(part)}:{part}" for part in parts)
+    digest = hashlib.sha256(text.encode()).digest()[:16]
+    return "evt_" + b32encode(digest).decode().rstrip("=").lower()
+
+
+def lane_id(session_no: str, phone: str) -> bytes:
+    """Eight bytes that stand for one phone's line in one session.
+
+    Two phones that share them (1 in 2⁶⁴) would only wait for one another.
+    """
+    text = f"{session_no}\0{normalise_phone(phone)}"
+    return hashlib.blake2b(text.encode(), digest_size=8).digest()
+
+
+def render(account: str, event: Record) -> tuple[str, bytes]:
+    """An event's id and its JSON, as a callback's body."""
+    message_id = event_id(account, event)
+    status = Status(event.status)
+    receipt = None
+    if event.result is not None:
+        time = iso_seconds(event.receipt_time) if event.receipt_time else None
+        receipt = _ReceiptOut(event.result, event.code, event.description, time)
+    body = _EventOut(
+        message_id,
+        STATUS_CHANGED,
+        iso_millis(event.observed_ms),
+        _DataOut(
+            account,
+            event.session_no,
+            event.phone,
+            event.user_id,
+            status.text,
+            Status(event.previous).text,
+            status.is_final,
+            event.sequence,
+            receipt,
+            event.segments if receipt else None,
+            iso_millis(event.previous_poll_ms) if event.previous_poll_ms else None,
+            event.corrected,
+            event.late,
+            msgspec.Raw(event.metadata.encode()) if event.metadata else _NO_METADATA,
+        ),
+    )
+    return message_id, _encoder.encode(body)
+
+
+def iso_millis(unix_ms: int) -> str:
+    """``2026-11-23T06:31:08.123Z``."""
+    seconds, millis = divmod(unix_ms, 1000)
+    return f"{_iso_prefix(seconds)}.{millis:03d}Z"
+
+
+def iso_seconds(unix_s: int) -> str:
+    """``2026-11-23T06:31:02Z``."""
+    return _iso_prefix(unix_s) + "Z"
+
+
+@lru_cache(maxsize=4096)
+def _iso_prefix(unix_s: int) -> str:
+    return datetime.fromtimestamp(unix_s, UTC).strftime("%Y-%m-%dT%H:%M:%S")
