@@ -147,11 +147,11 @@ class EmbeddedServer:
         raise StoreUnreachable(f"the embedded server ({binary}) {failure}; its log ends with:\n{tail}")
 
     def stop(self) -> None:
-        """SIGTERM, by which it syncs its append-only file; SIGKILL after 10 s."""
+        """SIGTERM, at which it syncs its append-only file; SIGKILL after 10 s."""
         process, self._process = self._process, None
-        if process is None or process.poll() is not None:
+        if process is None:
             return
-        process.terminate()
+        process.terminate()  # harmless to one that has ended, and tells a family that its end is no failure
         try:
             process.wait(STOP_WITHIN_S)
         except subprocess.TimeoutExpired:
