@@ -1,0 +1,332 @@
+"""POSTs, many at once: one libcurl multi handle, its connections kept alive, every connect guarded.
+
+What a receiver may cost is bounded here: one wall-clock deadline from resolving to the last byte, 4 kB of body, no
+redirect, no proxy, no decoding. What a receiver answered, or why it did not, becomes an ``Answer``; nothing raises.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import select
+import socket
+import time
+from functools import lru_cache
+
+import certifi
+import msgspec
+
+from bridge.delivery.guard import UrlPolicy, address_refusal, parse_url
+from bridge.delivery.libcurl import failure_of, pycurl
+from bridge.domain.outcome import Answer, Failure
+from bridge.errors import InvalidUrl
+
+KEEP_BODY = 1_024  # bytes of an answer that are kept
+READ_BODY = 4_096  # bytes of an answer after which reading stops; also libcurl's read buffer
+_RESOLVING_WAIT_MS = 5  # libcurl's resolver threads wake nothing that pycurl can wait for: look this often meanwhile
+_LARGE_BODY = 65_536  # bytes; an idle handle holds on to its last body unless it is larger
+
+logger = logging.getLogger(__name__)
+
+
+class Request(msgspec.Struct, frozen=True, gc=False):
+    """One POST. ``key`` is the caller's own and comes back untouched; ``headers`` are whole lines, ``name: value``.
+
+    ``timeout_ms`` is wall clock for everything from resolving the name to the last byte of the answer; at least 1.
+    """
+
+    key: object
+    url: str
+    headers: list[bytes | str]
+    body: bytes
+    timeout_ms: int
+
+
+class _Notes:
+    """What libcurl's callbacks leave behind for one transfer.
+
+    Holds no handle: the handle holds the callbacks, and a way back would be a cycle that keeps both alive.
+    """
+
+    __slots__ = ("_policy", "_resolving", "_watch", "blocked", "body", "fault", "opened", "size")
+
+    def __init__(self, policy: UrlPolicy, watch: select.epoll | None, resolving: set[_Notes]) -> None:
+        self._policy = policy
+        self._watch = watch
+        self._resolving = resolving
+        self.clear()
+
+    def clear(self) -> None:
+        self.body = b""
+        self.size = 0  # bytes of body seen
+        self.blocked = ""  # why an address was refused
+        self.opened = False  # whether an address was allowed
+        self.fault = ""  # an exception in a callback
+
+    def write(self, data: bytes) -> int | None:
+        """Keep the head of the body; refuse more once READ_BODY was seen, which ends the transfer."""
+        if self.size < KEEP_BODY:
+            self.body += data[: KEEP_BODY - self.size]
+        self.size += len(data)
+        return 0 if self.size > READ_BODY else None
+
+    def resolve_started(self) -> int:
+        self._resolving.add(self)
+        return 0
+
+    def open_socket(self, _purpose: int, address: pycurl.CurlSockAddr) -> int:
+        """The check that counts: on the very address about to be connected to, so no name can change in between.
+
+        A kept-alive connection is not asked about again; it passed here when it was opened.
+        """
+        try:
+            self._resolving.discard(self)
+            if address.family not in {socket.AF_INET, socket.AF_INET6} or isinstance(address.addr, bytes):
+                self.blocked = "unreadable"
+                return pycurl.SOCKET_BAD
+            refusal = address_refusal(address.addr[0], self._policy)
+            if refusal is not None:
+                self.blocked = refusal
+                return pycurl.SOCKET_BAD
+            # A number, not the socket: pycurl would duplicate a socket's descriptor, and the first be closed late.
+            descriptor = socket.socket(address.family, address.socktype, address.protocol).detach()
+            if self._watch is not None:
+                self._watch.register(descriptor, select.EPOLLIN | select.EPOLLOUT | select.EPOLLET)
+        except Exception as error:
+            # libcurl would see a failed connect, and pycurl print to stderr at most.
+            self.fault = f"{type(error).__name__} while opening a socket"
+            logger.exception("opening a socket for a callback failed")
+            return pycurl.SOCKET_BAD
+        self.opened = True
+        return descriptor
+
+
+class _Slot:
+    """A reusable handle, its notes, and the request it carries now."""
+
+    __slots__ = ("curl", "notes", "request", "started", "timeout_ms", "url")
+
+    def __init__(self, curl: pycurl.Curl, notes: _Notes) -> None:
+        self.curl = curl
+        self.notes = notes
+        self.request: Request | None = None
+        self.started = 0.0
+        self.url = ""
+        self.timeout_ms = 0
+
+
+class Transport:
+    """Sends POSTs concurrently and hands back their answers. For one thread at a time.
+
+    The caller bounds ``in_flight``, and how much of it one host may take: nothing is queued here, so a host that
+    hangs keeps its own sockets and nobody else's turn. ``max_connections`` is how many connections, idle ones
+    included, are kept for reuse. ``ca_file`` replaces certifi's bundle.
+    """
+
+    def __init__(self, *, policy: UrlPolicy, ca_file: str | None = None, max_connections: int = 512) -> None:
+        self._policy = policy
+        self._ca_file = ca_file or certifi.where()
+        self._max_idle = max_connections
+        self._check = lru_cache(maxsize=4096)(lambda url: parse_url(url, policy).url)
+        self._active: dict[pycurl.Curl, _Slot] = {}
+        self._idle: list[_Slot] = []
+        self._refused: list[tuple[Request, Answer]] = []
+        self._resolving: set[_Notes] = set()
+        self._fresh = False
+        # libcurl's own wait is select(), which cannot see a descriptor above 1,023: two busy slices would reach it.
+        # Edge-triggered and never changed again: perform() reads until a socket is empty or asks to be called at once.
+        self._watch = select.epoll() if hasattr(select, "epoll") else None
+        self._multi = pycurl.CurlMulti()
+        self._multi.setopt(pycurl.M_MAXCONNECTS, max_connections)
+        self._multi.setopt(pycurl.M_PIPELINING, pycurl.PIPE_NOTHING)
+        # M_MAX_TOTAL_CONNECTIONS and M_MAX_HOST_CONNECTIONS stay unlimited: beyond them libcurl queues transfers on
+        # its own, with their clocks running, behind whichever host hangs.
+
+    @property
+    def in_flight(self) -> int:
+        """Requests that were started and not handed back yet."""
+        return len(self._active) + len(self._refused)
+
+    def start(self, request: Request) -> None:
+        """Begin a POST; its answer comes from ``perform``. Never blocks, never raises for what the request holds.
+
+        A URL that the policy refuses now is answered as BLOCKED, a header line with a line break as INTERNAL, both
+        without a connection.
+        """
+        try:
+            url = self._check(request.url)
+        except InvalidUrl as error:
+            self._refused.append((request, Answer(0, Failure.BLOCKED, f"blocked: {error.reason}", b"", 0)))
+            return
+        slot = self._idle.pop() if self._idle else self._new_slot()
+        curl = slot.curl
+        try:
+            if slot.url != url:
+                curl.setopt(pycurl.URL, url)
+                slot.url = url
+            if slot.timeout_ms != request.timeout_ms:
+                curl.setopt(pycurl.TIMEOUT_MS, max(1, request.timeout_ms))  # 0 would be no limit
+                slot.timeout_ms = request.timeout_ms
+            curl.setopt(pycurl.HTTPHEADER, _header_lines(request.headers))
+            curl.setopt(pycurl.POSTFIELDS, request.body)  # not copied; pycurl holds the bytes until the next
+            slot.notes.clear()
+            slot.request = request
+            slot.started = time.monotonic()
+            self._multi.add_handle(curl)
+        except (pycurl.error, TypeError, ValueError) as error:
+            curl.close()
+            self._refused.append((request, Answer(0, Failure.INTERNAL, f"not sent: {error}"[:200], b"", 0)))
+            return
+        self._active[curl] = slot
+        self._fresh = True
+
+    def perform(self, wait_ms: int) -> list[tuple[Request, Answer]]:
+        """Run the transfers and return those that finished.
+
+        Waits at most ``wait_ms`` for activity, and only if nothing had finished before; returns at once, and empty,
+        when nothing is in flight. It may return early and empty-handed.
+        """
+        finished = self._refused
+        self._refused = []
+        if self._fresh or wait_ms <= 0 or finished:
+            self._run(finished)
+        if not finished and self._active and wait_ms > 0:
+            self._wait(wait_ms)
+            self._run(finished)
+        return finished
+
+    def abort(self) -> list[Request]:
+        """Stop everything and return the requests that were not handed back. Their receivers may have seen them."""
+        requests = [request for request, _ in self._refused]
+        self._refused = []
+        for curl, slot in self._active.items():
+            self._multi.remove_handle(curl)
+            if slot.request is not None:
+                requests.append(slot.request)
+            curl.close()
+        self._active.clear()
+        self._resolving.clear()
+        return requests
+
+    def close(self) -> None:
+        """Abort, and let go of every handle and connection. May wait for a name that is still being resolved."""
+        self.abort()
+        for slot in self._idle:
+            slot.curl.close()
+        self._idle.clear()
+        self._multi.close()
+        if self._watch is not None:
+            self._watch.close()
+
+    def _run(self, finished: list[tuple[Request, Answer]]) -> None:
+        """Let libcurl do what can be done without waiting, and collect what is done."""
+        self._fresh = False
+        self._multi.perform()
+        _, succeeded, failed = self._multi.info_read()
+        if not succeeded and not failed:
+            return
+        now = time.monotonic()
+        finished.extend(self._finish(curl, pycurl.E_OK, "", now) for curl in succeeded)
+        finished.extend(self._finish(curl, code, text, now) for curl, code, text in failed)
+
+    def _wait(self, wait_ms: int) -> None:
+        due = self._multi.timeout()  # when libcurl itself wants to run next, in ms; -1 for never
+        if 0 <= due < wait_ms:
+            wait_ms = due
+        if self._resolving:
+            wait_ms = min(wait_ms, _RESOLVING_WAIT_MS)
+        if self._watch is None:
+            self._multi.select(wait_ms / 1000)
+        elif wait_ms:
+            self._watch.poll(wait_ms / 1000)
+
+    def _finish(self, curl: pycurl.Curl, code: int, text: str, now: float) -> tuple[Request, Answer]:
+        slot = self._active.pop(curl)
+        self._multi.remove_handle(curl)
+        notes, request = slot.notes, slot.request
+        if request is None:
+            raise AssertionError("an active slot carries no request")
+        elapsed_ms = round((now - slot.started) * 1000)
+        status: int = curl.getinfo(pycurl.RESPONSE_CODE)
+        if (code == pycurl.E_OK or (code == pycurl.E_WRITE_ERROR and notes.size > READ_BODY)) and status >= 200:
+            answer = Answer(status, None, "", notes.body, elapsed_ms)
+        else:
+            failure, error = _explain(curl, code, text, slot)
+            answer = Answer(status, failure, error, notes.body, elapsed_ms)
+            self._resolving.discard(notes)
+        slot.request = None
+        if len(self._idle) >= self._max_idle:
+            curl.close()
+        else:
+            if len(request.body) > _LARGE_BODY:
+                curl.setopt(pycurl.POSTFIELDS, b"")
+            self._idle.append(slot)
+        return request, answer
+
+    def _new_slot(self) -> _Slot:
+        notes = _Notes(self._policy, self._watch, self._resolving)
+        curl = pycurl.Curl()
+        for option, value in _CONSTANT_OPTIONS:
+            curl.setopt(option, value)
+        protocols = pycurl.PROTO_HTTPS | (pycurl.PROTO_HTTP if self._policy.allow_http else 0)
+        curl.setopt(pycurl.PROTOCOLS, protocols)
+        curl.setopt(pycurl.CAINFO, self._ca_file)
+        curl.setopt(pycurl.WRITEFUNCTION, notes.write)
+        curl.setopt(pycurl.OPENSOCKETFUNCTION, notes.open_socket)
+        curl.setopt(pycurl.RESOLVER_START_FUNCTION, notes.resolve_started)
+        return _Slot(curl, notes)
+
+
+# Set once on every handle. What is libcurl's default already stands here too where the promise hangs on it.
+_CONSTANT_OPTIONS: tuple[tuple[int, int | str | None], ...] = (
+    (pycurl.POST, 1),
+    (pycurl.NOSIGNAL, 1),  # no SIGALRM: workers run this in threads
+    (pycurl.HTTP_VERSION, pycurl.CURL_HTTP_VERSION_1_1),
+    (pycurl.HTTP09_ALLOWED, 0),
+    (pycurl.FOLLOWLOCATION, 0),
+    (pycurl.PATH_AS_IS, 1),  # the path that was registered, dots and all
+    (pycurl.PROXY, ""),  # none, whatever the environment says
+    (pycurl.NOPROXY, "*"),
+    (pycurl.NETRC, pycurl.NETRC_IGNORED),
+    (pycurl.ACCEPT_ENCODING, None),  # ask for no coding and undo none
+    (pycurl.BUFFERSIZE, READ_BODY),
+    (pycurl.DNS_CACHE_TIMEOUT, 60),
+    (pycurl.MAXLIFETIME_CONN, 600),  # seconds: a busy connection would else outlive any change of DNS
+    (pycurl.SSLVERSION, pycurl.SSLVERSION_TLSv1_2),  # or later
+    (pycurl.SSL_VERIFYPEER, 1),
+    (pycurl.SSL_VERIFYHOST, 2),
+    (pycurl.CAPATH, None),  # the bundle alone, not also the directory that libcurl was built with
+)
+
+
+def _header_lines(headers: list[bytes | str]) -> list[bytes | str]:
+    """The lines to send, and one that keeps libcurl from waiting for 100-continue before a large body."""
+    for line in headers:
+        if isinstance(line, str):
+            if "\n" in line or "\r" in line or "\0" in line:
+                raise ValueError("a header line holds a line break or NUL")
+        elif b"\n" in line or b"\r" in line or b"\0" in line:
+            raise ValueError("a header line holds a line break or NUL")
+    return [*headers, "Expect:"]
+
+
+def _explain(curl: pycurl.Curl, code: int, text: str, slot: _Slot) -> tuple[Failure, str]:
+    """The failure and one line on it. Our own words where they can be: libcurl's may quote what the URL holds."""
+    notes = slot.notes
+    failure = failure_of(code)
+    if notes.fault:
+        failure, error = Failure.INTERNAL, notes.fault
+    elif notes.blocked and not notes.opened:
+        failure, error = Failure.BLOCKED, f"blocked: {notes.blocked} address"
+    elif code == pycurl.E_OK:
+        failure, error = Failure.PROTOCOL, "no final status"
+    elif failure is Failure.TIMEOUT:
+        error = f"timed out after {slot.timeout_ms} ms"
+    elif failure is Failure.CONNECT:
+        number: int = curl.getinfo(pycurl.OS_ERRNO)
+        error = os.strerror(number).lower() if number else "cannot connect"
+    elif code == pycurl.E_PEER_FAILED_VERIFICATION:
+        error = f"certificate: {text}"[:200]
+    else:
+        error = pycurl.easy_strerror(code).lower()
+    return failure, error
