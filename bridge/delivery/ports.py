@@ -1,1 +1,81 @@
-"""What the delivery loop needs of the rest of the house, and the values that pass between them."""
+"""What the delivery loop needs of the store."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Protocol
+
+import msgspec
+
+from bridge.domain.deliveries import Lane, Settlement
+from bridge.domain.subscriptions import Subscription
+
+
+class DueNow(Protocol):
+    """(subscription, shard) of the queues that have due lanes."""
+
+    @property
+    def queues(self) -> Sequence[tuple[str, int]]: ...
+
+
+class Index(Protocol):
+    """What is due."""
+
+    def due(self, now_ms: int) -> DueNow: ...
+
+
+class Queues(Protocol):
+    """Subscriptions' queues."""
+
+    def claim(
+        self, token: bytes, wanted: Sequence[tuple[str, int, int]], hold_ms: int
+    ) -> tuple[int, list[list[bytes] | None]]: ...
+    def peek(self, wanted: Sequence[tuple[str, int, Sequence[bytes]]]) -> list[list[Lane]]: ...
+    def settle(
+        self, token: bytes, settled: Mapping[tuple[str, int], Sequence[Settlement]]
+    ) -> Mapping[tuple[str, int], int]: ...
+    def release(self, token: bytes, held: Iterable[tuple[str, int]]) -> None: ...
+    def kept(self, subscription: str, wanted: Mapping[int, Sequence[bytes]]) -> Mapping[tuple[int, bytes], bytes]: ...
+    def remove(self, subscription: str) -> None: ...
+
+
+class Log(Protocol):
+    """The event log."""
+
+    def fetch(self, account: str, wanted: Mapping[int, Sequence[bytes]]) -> Mapping[tuple[int, bytes], bytes]: ...
+
+
+class Registry(Protocol):
+    """Who is subscribed."""
+
+    def by_id(self) -> Mapping[str, Subscription]: ...
+
+
+class Registries(Protocol):
+    """Loads the registry."""
+
+    def load(self) -> Registry: ...
+
+
+class Secrets(Protocol):
+    """Opens a subscription's signing keys. Raises ``SecretsUnreadable``."""
+
+    def open(self, sealed: bytes, owner: str) -> bytes: ...
+
+
+class Clock(Protocol):
+    """The store's time."""
+
+    def now_ms(self) -> int: ...
+    def note(self, now_ms: int) -> None: ...
+
+
+class Ports(msgspec.Struct, frozen=True, kw_only=True):
+    """All of them, as a slice is given them."""
+
+    index: Index
+    queues: Queues
+    log: Log
+    registries: Registries
+    secrets: Secrets
+    clock: Clock

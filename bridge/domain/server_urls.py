@@ -55,7 +55,7 @@ def broker_address(text: str) -> BrokerAddress:
         return BrokerAddress(url=_socket_url("redis+socket", "virtual_host", parts))
     if _VALKEY.get(parts.scheme, parts.scheme) not in ("redis", "rediss"):
         raise ValueError(f"the scheme {parts.scheme[:20]}:// is not supported; give {_BROKER_FORM}")
-    return BrokerAddress(url=store_url(url))
+    return BrokerAddress(url=_celery_redis_url(store_url(url)))
 
 
 def safe_url(url: str) -> str:
@@ -96,6 +96,20 @@ def _socket_url(scheme: str, database_name: str, parts: SplitResult) -> str:
         query[database_name] = database
     ending = f"?{urlencode(query)}" if query else ""
     return f"{scheme}://{parts.netloc}{quote(parts.path, safe='/%')}{ending}"
+
+
+def _celery_redis_url(url: str) -> str:
+    # kombu hands options on to a constructor that refuses what it does not know with a TypeError.
+    parts = urlsplit(url)
+    query = dict(parse_qsl(parts.query))
+    database = query.pop("db", "")
+    unknown = [option for option in query if not option.startswith("ssl_")]
+    if unknown:
+        raise ValueError(
+            f"Celery knows no option {unknown[0][:40]!r} of a Redis URL; leave it out (ssl_… and db are read)"
+        )
+    path = parts.path if parts.path.strip("/") or not database else f"/{database}"
+    return parts._replace(path=path, query=urlencode(query, safe="/")).geturl()
 
 
 def _sentinel_address(url: str) -> BrokerAddress:

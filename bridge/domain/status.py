@@ -104,9 +104,7 @@ def transition(state: SessionState, receipts: Iterable[Receipt], now_ms: int, gi
         draft.give_up()
     after = draft.state()
     settled = past_deadline or is_complete(after, now_ms)
-    return Transition(
-        _polled(after, now_ms, settled=settled), tuple(draft.changes), draft.regressed, draft.conflicts
-    )
+    return Transition(_polled(after, now_ms, settled=settled), tuple(draft.changes), draft.regressed, draft.conflicts)
 
 
 def is_complete(state: SessionState, now_ms: int) -> bool:

@@ -1,0 +1,254 @@
+"""The delivery loop: one slice serves many queues at once, and a slow receiver costs it sockets, not threads.
+
+look (what is due) → claim (lanes, under the queue's hold) → read (records) → start (render, sign, POST) → judge →
+settle. A crash anywhere leaves lanes to come due again at the end of their lease; a POST whose outcome was not yet
+settled then happens twice, under the same id.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from typing import cast
+
+import msgspec
+
+from bridge.delivery.intake import Intake
+from bridge.delivery.ports import Ports
+from bridge.delivery.queue import HeldQueue, Ready
+from bridge.delivery.transport import Request, Transport
+from bridge.domain import events
+from bridge.domain.deliveries import Settlement
+from bridge.domain.outcome import Answer, Outcome, Verdict, judge
+from bridge.domain.policy import DeliveryPolicy
+from bridge.domain.signing import signature
+
+MAX_IN_FLIGHT = 512
+_SLICE_MS = 10_000
+_LONGEST_MS = 28_000
+"""After this a slice starts nothing more, even of queues that never run empty: with the longest time-out of 30 s it
+ends within a minute."""
+_LINGER_MS = 250
+_QUICK_LOOK_MS = 2
+_SLOW_LOOK_MS = 10
+_SETTLE_AT = 128
+_SETTLE_AFTER_MS = 10
+_STAY_AWAKE_MS = 500
+_ABORT_AFTER_MS = 15_000
+_TURN = 8
+"""POSTs that one queue may start before the next has its turn."""
+
+
+class Attempted(msgspec.Struct, frozen=True, kw_only=True):
+    """One attempt, as observers hear of it: which subscription, which attempt (from 1), its answer and outcome."""
+
+    subscription: str
+    attempt: int
+    answer: Answer
+    outcome: Outcome
+
+
+class Report(msgspec.Struct, kw_only=True):
+    """What a slice did. ``unsettled`` attempts were made, but another slice had taken over; ``more`` is due."""
+
+    accepted: int = 0
+    retrying: int = 0
+    dead: int = 0
+    unsettled: int = 0
+    more: bool = False
+
+
+class Surroundings(msgspec.Struct, frozen=True, kw_only=True):
+    """What a slice is given to act with, beside the store.
+
+    ``chance`` is uniform in [0, 1); ``stopping`` says that the process is to end; ``observe`` hears of every failed
+    attempt, ``complain`` of a subscription that cannot be served and why. ``keep_awake`` tells others that somebody
+    looks for new queues, ``hand_over`` that nobody does any more.
+    """
+
+    chance: Callable[[], float]
+    user_agent: str
+    stopping: Callable[[], bool]
+    observe: Callable[[Attempted], None]
+    complain: Callable[[str, str], None]
+    keep_awake: Callable[[], None]
+    hand_over: Callable[[], None]
+
+
+class _Flight(msgspec.Struct, frozen=True, gc=False):
+    """What a transfer carries through the transport and back."""
+
+    queue: HeldQueue
+    ready: Ready
+
+
+class Slice:
+    """One run of the loop. Used once."""
+
+    def __init__(
+        self, ports: Ports, transport: Transport, policy: DeliveryPolicy, around: Surroundings, *, shards: int
+    ) -> None:
+        self._clock = ports.clock
+        self._transport = transport
+        self._policy = policy
+        self._around = around
+        self._intake = Intake(ports, policy, shards=shards, complain=around.complain)
+        self._turns: deque[HeldQueue] = deque()
+        self._headers = ["Content-Type: application/json", f"User-Agent: {around.user_agent}"]
+        self._report = Report()
+        self._began_ms = self._looked_ms = self._renewed_ms = self._worked_ms = self._settled_ms = self._woke_ms = 0
+        self._look_every_ms = _QUICK_LOOK_MS
+        self._handed_over = False
+
+    def run(self) -> Report:
+        """Serve what is due until nothing is, or the slice's time is over.
+
+        Raises:
+            StoreUnreachable: no answer; what was under way comes due again when its lease ends.
+        """
+        now_ms = self._began_ms = self._renewed_ms = self._worked_ms = self._clock.now_ms()
+        try:
+            while not self._is_over(now_ms):
+                self._look(now_ms)
+                self._start(now_ms)
+                now_ms = self._turn(self._look_every_ms)
+            self._wind_up(now_ms)
+        finally:
+            self._transport.abort()
+        return self._report
+
+    def _is_over(self, now_ms: int) -> bool:
+        if self._around.stopping() or now_ms - self._began_ms >= _LONGEST_MS:
+            return True
+        if any(not queue.idle for queue in self._intake.queues.values()):
+            self._worked_ms = now_ms
+            return False
+        return now_ms - self._worked_ms >= _LINGER_MS or now_ms - self._began_ms >= _SLICE_MS
+
+    def _look(self, now_ms: int) -> None:
+        queues = self._intake.queues.values()
+        if now_ms - self._looked_ms < self._look_every_ms or (queues and not any(queue.room for queue in queues)):
+            return
+        self._looked_ms = now_ms
+        accept_new = now_ms - self._began_ms < _SLICE_MS
+        if accept_new:
+            self._stay_awake(now_ms)
+        elif not self._handed_over:
+            # Only stragglers keep this slice: new queues are another one's from here on.
+            self._handed_over = True
+            self._around.hand_over()
+        found = self._intake.look(now_ms, accept_new=accept_new)
+        self._look_every_ms = _QUICK_LOOK_MS if found else min(_SLOW_LOOK_MS, self._look_every_ms + 1)
+        if len(self._turns) != len(self._intake.queues):
+            self._turns = deque(self._intake.queues.values())
+
+    def _stay_awake(self, now_ms: int) -> None:
+        if now_ms - self._woke_ms >= _STAY_AWAKE_MS:
+            self._woke_ms = now_ms
+            self._around.keep_awake()
+
+    def _start(self, now_ms: int) -> None:
+        """Start what is ready, in turns, so that a long queue does not keep a short one waiting."""
+        waiting = len(self._turns)
+        while waiting and self._transport.in_flight < MAX_IN_FLIGHT:
+            queue = self._turns[0]
+            self._turns.rotate(-1)
+            waiting = len(self._turns) if self._serve(queue, now_ms) else waiting - 1
+
+    def _serve(self, queue: HeldQueue, now_ms: int) -> int:
+        for started in range(_TURN):
+            ready = queue.next()
+            if ready is None:
+                return started
+            self._post(queue, ready, now_ms)
+        return _TURN
+
+    def _post(self, queue: HeldQueue, ready: Ready, now_ms: int) -> None:
+        if now_ms + self._policy.timeout_ms > ready.lease_end_ms:
+            queue.settled.append(Settlement(ready.lane, None, due_ms=now_ms))
+            return
+        if ready.record is None:
+            error = "the event was no longer in the log"
+            self._around.complain(queue.id, error)
+            queue.settled.append(Settlement(ready.lane, Verdict.DEAD, ready.lane.attempts, error=error))
+            self._report.dead += 1
+            return
+        message_id, body = events.render(queue.subscription.account, events.unpack(ready.record))
+        seconds = now_ms // 1000
+        signed = signature(queue.signing_keys, message_id, seconds, body)
+        headers: list[bytes | str] = [
+            *self._headers,
+            f"webhook-id: {message_id}",
+            f"webhook-timestamp: {seconds}",
+            f"webhook-signature: {signed}",
+        ]
+        queue.in_flight += 1
+        self._transport.start(
+            Request(_Flight(queue, ready), queue.subscription.url, headers, body, self._policy.timeout_ms)
+        )
+
+    def _turn(self, wait_ms: int) -> int:
+        """Let transfers go on for at most ``wait_ms``, then settle and renew as it is time to. Returns now."""
+        self._judge(self._transport.perform(wait_ms))
+        now_ms = self._clock.now_ms()
+        self._settle(now_ms)
+        if now_ms - self._renewed_ms >= self._policy.renew_ms:
+            self._renewed_ms = now_ms
+            self._intake.renew()
+            # Queues that went idle are free for others, who may have room for more at once.
+            self._intake.release([queue for queue in self._intake.queues.values() if queue.idle])
+            self._turns = deque(self._intake.queues.values())
+        return now_ms
+
+    def _judge(self, finished: list[tuple[Request, Answer]]) -> None:
+        if not finished:
+            return
+        now_ms = self._clock.now_ms()
+        for request, answer in finished:
+            flight = cast("_Flight", request.key)
+            queue, ready = flight.queue, flight.ready
+            queue.in_flight -= 1
+            attempt = ready.lane.attempts + 1
+            outcome = judge(answer, attempt, self._policy.retry_ms, now_ms, self._around.chance())
+            if queue.lost:
+                self._report.unsettled += 1
+            if outcome.verdict is Verdict.ACCEPTED:
+                self._report.accepted += 1
+                queue.settled.append(Settlement(ready.lane, Verdict.ACCEPTED))
+                continue
+            if outcome.verdict is Verdict.RETRY:
+                self._report.retrying += 1
+            else:
+                self._report.dead += 1
+            self._around.observe(Attempted(subscription=queue.id, attempt=attempt, answer=answer, outcome=outcome))
+            queue.settled.append(
+                Settlement(ready.lane, outcome.verdict, attempt, outcome.due_ms, ready.record or b"", outcome.error)
+            )
+
+    def _settle(self, now_ms: int) -> None:
+        waiting = sum(len(queue.settled) for queue in self._intake.queues.values())
+        if not waiting:
+            self._settled_ms = now_ms
+            return
+        if waiting >= _SETTLE_AT or now_ms - self._settled_ms >= _SETTLE_AFTER_MS:
+            self._report.unsettled += self._intake.settle(list(self._intake.queues.values()))
+            self._settled_ms = now_ms
+
+    def _wind_up(self, now_ms: int) -> None:
+        """Start nothing more, wait for what is under way, hand back the rest."""
+        for queue in self._intake.queues.values():
+            while queue.ready:
+                queue.settled.append(Settlement(queue.ready.popleft().lane, None, due_ms=now_ms))
+        patience_ms = _ABORT_AFTER_MS if self._around.stopping() else self._policy.timeout_ms + 1000
+        deadline_ms = now_ms + patience_ms
+        while self._transport.in_flight and now_ms < deadline_ms:
+            now_ms = self._turn(100)
+        for request in self._transport.abort():
+            # Whether it arrived is not known: it is tried again, under the same id.
+            flight = cast("_Flight", request.key)
+            queue, ready = flight.queue, flight.ready
+            queue.in_flight -= 1
+            queue.settled.append(Settlement(ready.lane, None, due_ms=now_ms))
+        self._report.unsettled += self._intake.settle(list(self._intake.queues.values()))
+        self._intake.release(list(self._intake.queues.values()))
+        self._report.more = self._intake.full

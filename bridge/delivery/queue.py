@@ -1,0 +1,68 @@
+"""One subscription's queue while a slice holds it: what is ready to send, what is under way, what is to settle."""
+
+from __future__ import annotations
+
+from collections import deque
+
+import msgspec
+
+from bridge.domain.deliveries import Lane, Settlement
+from bridge.domain.subscriptions import Subscription
+
+_LARGEST_BUFFER = 1024
+
+
+class Ready(msgspec.Struct, frozen=True, gc=False):
+    """A claimed lane with its event's record (None where neither log nor kept records have it any more)."""
+
+    lane: Lane
+    record: bytes | None
+    lease_end_ms: int
+
+
+class HeldQueue:
+    """A queue that this slice holds. ``lost`` once another one does."""
+
+    def __init__(self, subscription: Subscription, signing_keys: tuple[bytes, ...], concurrency: int) -> None:
+        self.subscription = subscription
+        self.signing_keys = signing_keys
+        self.concurrency = concurrency
+        self.shards: set[int] = set()
+        self.ready: deque[Ready] = deque()
+        self.in_flight = 0
+        self.settled: list[Settlement] = []
+        self.lost = False
+        self._buffer = max(32, concurrency)
+        self._ran_dry = False
+
+    @property
+    def id(self) -> str:
+        """The subscription's id."""
+        return self.subscription.id
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing of it is left in this slice."""
+        return not (self.ready or self.in_flight or self.settled)
+
+    @property
+    def room(self) -> int:
+        """How many more lanes to claim: none while enough are ready."""
+        if len(self.ready) > self._buffer // 2:
+            return 0
+        return self._buffer - len(self.ready)
+
+    def took(self, lanes: int) -> None:
+        """Learn from a claim: a receiver that emptied the buffer before it gets a larger one, for fewer claims."""
+        if self._ran_dry and lanes >= self._buffer // 2:
+            self._buffer = min(_LARGEST_BUFFER, 2 * self._buffer)
+        self._ran_dry = False
+
+    def next(self) -> Ready | None:
+        """The next lane to start, None where the subscription has enough under way or nothing is ready."""
+        if self.in_flight >= self.concurrency or not self.ready:
+            return None
+        ready = self.ready.popleft()
+        if not self.ready:
+            self._ran_dry = True
+        return ready

@@ -1,0 +1,61 @@
+"""What is written together when a session changes: its state, its events with their queues, its next due time."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from enum import Enum
+
+import msgspec
+
+from bridge.domain.status import SessionState
+
+ABSENT = b""
+
+
+class Stored(msgspec.Struct, frozen=True, gc=False):
+    """A session as it was read: the version fences the commit; ``ABSENT`` where there is none."""
+
+    version: bytes
+    state: SessionState | None
+
+
+class Due(Enum):
+    """A due time that is not a time."""
+
+    NONE = ""
+    KEEP = "keep"
+
+
+class Route(msgspec.Struct, frozen=True, gc=False):
+    """An event's way into one subscription's queue."""
+
+    subscription: str
+    lane: bytes
+
+
+class Entry(msgspec.Struct, frozen=True, gc=False):
+    """One event to record, packed, with the queues it goes to."""
+
+    record: bytes
+    routes: Sequence[Route]
+
+
+class Write(msgspec.Struct, frozen=True, gc=False):
+    """One session's part of a commit. ``expires_ms`` is when a settled session may be removed (Unix ms), else None."""
+
+    session_no: str
+    version: bytes
+    state: SessionState
+    due: int | Due
+    expires_ms: int | None
+    events: Sequence[Entry] = ()
+
+
+class CommitResult(Enum):
+    """What became of a session's part of a commit."""
+
+    WRITTEN = 0
+    CONFLICT = 1
+    """Somebody else wrote the session meanwhile: read it and decide again."""
+    STALE_REGISTRY = -1
+    """A subscription was added or removed meanwhile: load the registry and decide again who wants the events."""

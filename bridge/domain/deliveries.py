@@ -1,0 +1,46 @@
+"""Deliveries: an event on its way to one subscription, as the queues hold it and the loop settles it."""
+
+from __future__ import annotations
+
+import msgspec
+
+from bridge.domain.outcome import Verdict
+
+
+class Lane(msgspec.Struct, frozen=True, gc=False):
+    """A claimed lane: its first event's position and the attempts already made for it."""
+
+    shard: int
+    lane: bytes
+    position: bytes
+    attempts: int
+
+
+class Settlement(msgspec.Struct, frozen=True, gc=False):
+    """What became of a lane's first event. ``verdict`` None hands it back untried, due at ``due_ms``."""
+
+    lane: Lane
+    verdict: Verdict | None
+    attempts: int = 0
+    due_ms: int = 0
+    record: bytes = b""
+    error: str = ""
+
+
+class Waiting(msgspec.Struct, frozen=True, gc=False):
+    """A lane as ``deliveries list`` shows it; ``due_ms`` is its next attempt or, while claimed, its lease's end."""
+
+    shard: int
+    lane: bytes
+    attempts: int
+    due_ms: int
+    positions: tuple[bytes, ...]
+
+
+class DeadLetter(msgspec.Struct, frozen=True, gc=False):
+    """An event given up for one subscription. ``died_ms`` is Unix milliseconds."""
+
+    record: bytes
+    error: str
+    attempts: int
+    died_ms: int

@@ -1,0 +1,46 @@
+"""The numbers an operator may set, as the rules take them. All times are milliseconds."""
+
+from __future__ import annotations
+
+import msgspec
+
+
+class PollPolicy(msgspec.Struct, frozen=True, kw_only=True):
+    """How sessions are polled.
+
+    ``ages_ms`` are the ages at which a session is asked for, ``give_up_ms`` the age from which a phone without a
+    final word becomes ``no_receipt``, ``keep_settled_ms`` how long a settled session is kept, ``lease_ms`` how long a
+    poll may hold claimed sessions, ``calls_per_second`` the account's rate.
+    """
+
+    ages_ms: tuple[int, ...]
+    give_up_ms: int
+    keep_settled_ms: int
+    lease_ms: int
+    calls_per_second: float
+
+
+class DeliveryPolicy(msgspec.Struct, frozen=True, kw_only=True):
+    """How events are delivered.
+
+    ``retry_ms`` are the waits between attempts, ``timeout_ms`` bounds one attempt as a whole, ``concurrency`` the
+    POSTs under way for one subscription.
+    """
+
+    retry_ms: tuple[int, ...]
+    timeout_ms: int
+    concurrency: int
+
+    @property
+    def hold_ms(self) -> int:
+        """How long a queue is held before the hold must be renewed, and a claimed lane stays with its slice.
+
+        45 s at the default time-out of 15 s and at the longest of 30 s; shorter time-outs let others take over from
+        a crashed worker sooner. An attempt starts only if its whole time-out fits.
+        """
+        return min(45_000, 3 * self.timeout_ms)
+
+    @property
+    def renew_ms(self) -> int:
+        """How often a hold is renewed: 10 s at the default."""
+        return self.hold_ms * 2 // 9

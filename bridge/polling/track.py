@@ -1,0 +1,67 @@
+"""Recording what senders say they sent."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from bridge.domain.commits import CommitResult, Due, Stored, Write
+from bridge.domain.policy import PollPolicy
+from bridge.domain.schedule import first_poll_ms
+from bridge.domain.status import track
+from bridge.domain.tracking import SessionRequest
+from bridge.errors import BridgeError
+from bridge.polling.ports import Clock, Sessions
+
+_TRIES = 20
+
+
+class Tracker:
+    """Makes requests into sessions that are stored and due."""
+
+    def __init__(self, *, sessions: Sessions, clock: Clock, policy: PollPolicy, chance: Callable[[], float]) -> None:
+        self._sessions = sessions
+        self._clock = clock
+        self._policy = policy
+        self._chance = chance
+
+    def track(self, account: str, requests: Sequence[SessionRequest]) -> None:
+        """Store requests, merging each with what is known of its session. When this returns they are stored.
+
+        Raises:
+            BridgeError: a session was written by others twenty times in a row; nothing of the rest is lost, the
+                message comes back.
+            StoreUnreachable: no answer.
+        """
+        pending = list(requests)
+        for _ in range(_TRIES):
+            pending = self._store(account, pending)
+            if not pending:
+                return
+        raise BridgeError(f"{len(pending)} sessions kept changing while they were tracked")
+
+    def _store(self, account: str, requests: Sequence[SessionRequest]) -> list[SessionRequest]:
+        """One try; returns the requests that another writer overtook, and those that name a session again."""
+        now_ms = self._clock.now_ms()
+        firsts: dict[str, SessionRequest] = {}
+        again = [request for request in requests if firsts.setdefault(request.session_no, request) is not request]
+        stored = self._sessions.read(account, list(firsts))
+        writes = [self._write(stored[request.session_no], request, now_ms) for request in firsts.values()]
+        results = self._sessions.commit(account, writes)
+        overtaken = [request for no, request in firsts.items() if results[no] is not CommitResult.WRITTEN]
+        return overtaken + again
+
+    def _write(self, stored: Stored, request: SessionRequest, now_ms: int) -> Write:
+        state = track(stored.state, request, now_ms)
+        due: int | Due = Due.KEEP
+        expires_ms = None
+        if state.settled_ms:
+            due, expires_ms = Due.NONE, state.settled_ms + self._policy.keep_settled_ms
+        elif stored.state is None:
+            due = first_poll_ms(state, self._policy.ages_ms, now_ms, self._chance())
+        return Write(
+            session_no=request.session_no,
+            version=stored.version,
+            state=state,
+            due=due,
+            expires_ms=expires_ms,
+        )

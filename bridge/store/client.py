@@ -1,0 +1,160 @@
+"""The connection to Redis or Valkey: the one place that names redis-py's errors, and runs scripts in a pipeline."""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import cache
+from importlib.resources import files
+
+import msgspec
+import redis
+from redis.backoff import ExponentialWithJitterBackoff
+from redis.client import CaseInsensitiveDict
+from redis.retry import Retry
+
+from bridge.errors import BridgeError, IncompatibleStore, StoreUnreachable
+from bridge.store import keys
+
+SCHEMA = 1
+
+Argument = bytes | str | int | float
+
+
+class Script(msgspec.Struct, frozen=True):
+    """A Lua file of ``bridge/store/lua`` and the SHA-1 that the server knows it by."""
+
+    source: str
+    sha: str
+
+
+class Call(msgspec.Struct, frozen=True):
+    """One script call: KEYS and ARGV as its file's header says."""
+
+    name: str
+    keys: Sequence[str]
+    args: Sequence[Argument]
+
+
+@cache
+def script(name: str) -> Script:
+    """The script ``bridge/store/lua/<name>.lua``."""
+    source = files("bridge.store").joinpath("lua", f"{name}.lua").read_text()
+    return Script(source, hashlib.sha1(source.encode()).hexdigest())  # noqa: S324 - the server's own name for a script
+
+
+@contextmanager
+def translated() -> Iterator[None]:
+    """Turn redis-py's errors into ours, saying what to do."""
+    try:
+        yield
+    except redis.exceptions.AuthenticationError:
+        raise StoreUnreachable("Redis refuses the password: check BRIDGE_REDIS_URL") from None
+    except redis.exceptions.OutOfMemoryError:
+        raise BridgeError(
+            "Redis is out of memory (maxmemory reached): raise maxmemory, or wait until deliveries have freed some"
+        ) from None
+    except (redis.exceptions.ConnectionError, redis.exceptions.TimeoutError) as error:
+        raise StoreUnreachable(
+            f"Redis does not answer ({type(error).__name__}): check BRIDGE_REDIS_URL and that the server runs"
+        ) from error
+    except redis.exceptions.RedisError as error:
+        raise BridgeError(f"Redis refused a command: {error}") from error
+
+
+class Client:
+    """A pooled connection whose every failure is one of ours. Threads may share it."""
+
+    def __init__(self, url: str, *, timeout_s: float = 5.0) -> None:
+        if url.startswith("valkey"):
+            url = "redis" + url.removeprefix("valkey")
+        # RESP2: the maintenance notifications of RESP3 are one server's own, and Valkey refuses them.
+        self.redis: redis.Redis = redis.Redis.from_url(
+            url,
+            protocol=2,
+            socket_timeout=timeout_s,
+            socket_connect_timeout=timeout_s,
+            socket_keepalive=True,
+            health_check_interval=10,
+            # Every script may be repeated: a lost reply is met by fences, not by hoping.
+            retry=Retry(ExponentialWithJitterBackoff(cap=0.5, base=0.02), 3),
+        )
+        self.round_trips = 0
+
+    def close(self) -> None:
+        """Close every pooled connection."""
+        self.redis.close()
+
+    def run(self, calls: Sequence[Call]) -> list[object]:
+        """Run scripts in one round trip and return their replies in order.
+
+        A server that forgot its scripts (restarted, flushed, failed over) refuses a call before it runs: those are
+        loaded and sent again.
+
+        Raises:
+            StoreUnreachable: no answer.
+            BridgeError: the server refused a call.
+        """
+        with translated():
+            replies = self._send(calls)
+            forgotten = [i for i, reply in enumerate(replies) if isinstance(reply, redis.exceptions.NoScriptError)]
+            if forgotten:
+                for name in {calls[i].name for i in forgotten}:
+                    self.redis.script_load(script(name).source)
+                again = self._send([calls[i] for i in forgotten])
+                for i, reply in zip(forgotten, again, strict=True):
+                    replies[i] = reply
+            for reply in replies:
+                if isinstance(reply, Exception):
+                    raise reply
+        return replies
+
+    def commands(self, commands: Sequence[Sequence[Argument]]) -> list[object]:
+        """Run plain commands in one round trip; replies are unparsed."""
+        if not commands:
+            return []
+        self.round_trips += 1
+        with translated():
+            pipeline = self.redis.pipeline(transaction=False)
+            # The library would turn some replies into dictionaries, for 10 µs each: callers read them as they are.
+            pipeline.response_callbacks = CaseInsensitiveDict({})
+            for command in commands:
+                pipeline.execute_command(*command)  # type: ignore[no-untyped-call]  # redis-py leaves it so
+            return list(pipeline.execute())
+
+    def _send(self, calls: Sequence[Call]) -> list[object]:
+        if not calls:
+            return []
+        self.round_trips += 1
+        pipeline = self.redis.pipeline(transaction=False)
+        for call in calls:
+            command = ("EVALSHA", script(call.name).sha, len(call.keys), *call.keys, *call.args)
+            pipeline.execute_command(*command)  # type: ignore[no-untyped-call]  # redis-py leaves it so
+        return list(pipeline.execute(raise_on_error=False))
+
+
+def open_store(client: Client, shards: int) -> None:
+    """Check, on first use write, what the store says of itself: its schema, its shard count, a random id.
+
+    Raises:
+        IncompatibleStore: a newer release wrote it, or another number of shards.
+        StoreUnreachable: no answer.
+    """
+    with translated():
+        pipeline = client.redis.pipeline()
+        pipeline.hsetnx(keys.STORE, "schema", str(SCHEMA))
+        pipeline.hsetnx(keys.STORE, "shards", str(shards))
+        pipeline.hsetnx(keys.STORE, "id", secrets.token_hex(8))
+        pipeline.hgetall(keys.STORE)
+        about = pipeline.execute()[-1]
+    schema, kept_shards = int(about[b"schema"]), int(about[b"shards"])
+    if schema > SCHEMA:
+        raise IncompatibleStore(
+            f"the store was written by a newer release (schema {schema}, this one reads {SCHEMA}): upgrade this one"
+        )
+    if kept_shards != shards:
+        raise IncompatibleStore(
+            f"BRIDGE_SHARDS is {shards}, but the store was begun with {kept_shards}: set BRIDGE_SHARDS={kept_shards}"
+        )

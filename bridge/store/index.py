@@ -1,0 +1,125 @@
+"""What is due now, in every shard, and the wake-ups that let only one message ask for it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from time import monotonic
+from typing import cast
+
+import msgspec
+
+from bridge.store import keys
+from bridge.store.client import Call, Client
+
+
+class DueNow(msgspec.Struct, frozen=True):
+    """What the heads of the shards' indexes name: accounts to poll, and (subscription, shard) with due lanes."""
+
+    accounts: frozenset[str]
+    queues: tuple[tuple[str, int], ...]
+
+
+class Index:
+    """Reads the shards' indexes; every script that moves a due time keeps them."""
+
+    def __init__(self, client: Client, shards: int) -> None:
+        self._client = client
+        self._shards = shards
+
+    def due(self, now_ms: int, limit: int = 128) -> DueNow:
+        """What is due at ``now_ms``, in one round trip, at most ``limit`` due-sets a shard."""
+        replies = self._client.commands(
+            [["ZRANGEBYSCORE", keys.index(shard), "-inf", now_ms, "LIMIT", 0, limit] for shard in range(self._shards)]
+        )
+        accounts: set[str] = set()
+        queues: list[tuple[str, int]] = []
+        for shard, reply in enumerate(replies):
+            for member in cast("list[bytes]", reply):
+                kind, _, name = member.decode().partition(":")
+                if kind == "p":
+                    accounts.add(name)
+                else:
+                    queues.append((name, shard))
+        return DueNow(frozenset(accounts), tuple(queues))
+
+
+class Wakes:
+    """One message at a time: a wake-up is sent only by whoever sets its key, and whoever serves it keeps it set.
+
+    The server removes the key, then looks once more before it ends: what came due before that look is seen by it,
+    what comes after finds no key and sends a message. A crash leaves the key for its few seconds at most.
+    """
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+
+    def take(self, what: str, ttl_ms: int) -> bool:
+        """Whether the caller is to send the message."""
+        (reply,) = self._client.commands([["SET", keys.wake(what), 1, "NX", "PX", ttl_ms]])
+        return reply is not None
+
+    def keep(self, what: str, ttl_ms: int) -> None:
+        """Go on serving: nobody need send a message for the next ``ttl_ms``."""
+        self._client.commands([["SET", keys.wake(what), 1, "PX", ttl_ms]])
+
+    def drop(self, what: str) -> None:
+        """Stop serving."""
+        self._client.commands([["DEL", keys.wake(what)]])
+
+
+class RateStore:
+    """An account's bucket of provider calls, shared by all workers."""
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+
+    def take(self, account: str, per_second: float) -> int:
+        """Take a call. Returns 0 if it may be made, else in how many milliseconds to ask again."""
+        burst = max(1.0, per_second)
+        (wait_ms,) = self._client.run([Call("take_token", [keys.rate(account)], [repr(per_second), repr(burst)])])
+        return cast("int", wait_ms)
+
+    def pause(self, account: str, reason: str, pause_ms: int) -> int:
+        """Make no call of this account for a while. Returns how many pauses came since its last success."""
+        name = keys.pause(account)
+        (failures, *_) = self._client.commands(
+            [
+                ["HINCRBY", name, "failures", 1],
+                ["HSET", name, "reason", reason, "ms", pause_ms],
+                ["PEXPIRE", name, 3_600_000],
+                ["SET", keys.paused(account), 1, "PX", pause_ms],
+            ]
+        )
+        return cast("int", failures)
+
+    def paused(self, account: str) -> tuple[int, int, str]:
+        """(ms until calls go on, pauses since the last success, reason); 0, 0 and "" where all is well."""
+        ttl, about = self._client.commands(
+            [["PTTL", keys.paused(account)], ["HMGET", keys.pause(account), "failures", "reason"]]
+        )
+        failures, reason = cast("list[bytes | None]", about)
+        return max(0, cast("int", ttl)), int(failures or 0), (reason or b"").decode()
+
+    def resume(self, account: str) -> None:
+        """Forget the pauses: a call succeeded."""
+        self._client.commands([["DEL", keys.pause(account)], ["DEL", keys.paused(account)]])
+
+
+class Clock:
+    """The server's time, carried on by this machine's monotonic clock: a wall clock may be an hour off."""
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+        self._offset_ms: float | None = None
+
+    def now_ms(self) -> int:
+        """Unix milliseconds, as the server counts them."""
+        if self._offset_ms is None:
+            (reply,) = self._client.commands([["TIME"]])
+            seconds, micros = cast("Sequence[bytes]", reply)
+            self.note(int(seconds) * 1000 + int(micros) // 1000)
+        return int((self._offset_ms or 0.0) + monotonic() * 1000)
+
+    def note(self, now_ms: int) -> None:
+        """Set the clock by a time that the server has just given."""
+        self._offset_ms = now_ms - monotonic() * 1000

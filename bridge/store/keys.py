@@ -1,0 +1,121 @@
+"""Every key the bridge keeps in Redis or Valkey: name, type, who writes it, and what bounds it.
+
+A shard's keys carry its hash tag ``{i}``, so that one script call can change them together, on one server or on a
+cluster. ``<a>`` is an account, ``<no>`` a SessionNo, ``<sub>`` a subscription's id.
+
+======================== ====== ======================================= ================================================
+key                      type   written by                              bounded by
+======================== ====== ======================================= ================================================
+u:store                  hash   the first connection                    three fields
+u:subscriptions          hash   subscriptions add, remove               one field a subscription
+u:accounts               set    bridge.track                            one member an account
+u:rejected:<a>           stream bridge.track                            newest 10,000
+u:wake:<what>            string whoever wakes a task                    a TTL of seconds
+u:rate:<a>               hash   bridge.poll                             a TTL of a minute
+u:pause:<a>              hash   bridge.poll                             a TTL of an hour; why calls are paused
+u:paused:<a>             string bridge.poll                             a TTL of a minute at most
+u{i}:registry            string subscriptions add, remove               one number
+u{i}:index               zset   every script that moves a due time      one member a due-set
+u{i}:s:<a>:<no>          string bridge.track, bridge.poll               removed BRIDGE_KEEP_SETTLED after it settled
+u{i}:due:<a>             zset   bridge.track, bridge.poll               one member a session that is not settled
+u{i}:expiry              zset   bridge.poll, bridge.trim                one member a settled session
+u{i}:log:<a>             stream bridge.poll, bridge.trim                BRIDGE_KEEP_EVENTS
+u{i}:hold:<sub>          string bridge.deliver                          a TTL of at most 45 s
+u{i}:q:<sub>             zset   bridge.poll, bridge.deliver             one member a waiting lane
+u{i}:l:<sub>:<bucket>    hash   bridge.poll, bridge.deliver             one field a waiting lane
+u{i}:kept:<sub>          hash   bridge.trim, bridge.deliver             what waits for longer than the log keeps
+u{i}:dead:<sub>          stream bridge.deliver, bridge.trim             BRIDGE_KEEP_DEAD
+======================== ====== ======================================= ================================================
+"""
+
+from __future__ import annotations
+
+from zlib import crc32
+
+STORE = "u:store"
+SUBSCRIPTIONS = "u:subscriptions"
+ACCOUNTS = "u:accounts"
+
+LANE_BUCKETS = 1024
+"""Hashes a shard's lanes of one subscription are spread over: at 1,000,000 waiting in 8 shards each holds about 122
+lanes, and stays a listpack."""
+
+
+def shard_of(session_no: str, shards: int) -> int:
+    """The shard that a session lives in."""
+    return crc32(session_no.encode()) % shards
+
+
+def wake(what: str) -> str:
+    return f"u:wake:{what}"
+
+
+def rate(account: str) -> str:
+    return f"u:rate:{account}"
+
+
+def pause(account: str) -> str:
+    return f"u:pause:{account}"
+
+
+def paused(account: str) -> str:
+    return f"u:paused:{account}"
+
+
+def rejected(account: str) -> str:
+    return f"u:rejected:{account}"
+
+
+def registry(shard: int) -> str:
+    return f"u{{{shard}}}:registry"
+
+
+def index(shard: int) -> str:
+    return f"u{{{shard}}}:index"
+
+
+def expiry(shard: int) -> str:
+    return f"u{{{shard}}}:expiry"
+
+
+def session(shard: int, account: str, session_no: str) -> str:
+    return f"u{{{shard}}}:s:{account}:{session_no}"
+
+
+def due(shard: int, account: str) -> str:
+    return f"u{{{shard}}}:due:{account}"
+
+
+def log(shard: int, account: str) -> str:
+    return f"u{{{shard}}}:log:{account}"
+
+
+def hold(shard: int, subscription: str) -> str:
+    return f"u{{{shard}}}:hold:{subscription}"
+
+
+def queue(shard: int, subscription: str) -> str:
+    return f"u{{{shard}}}:q:{subscription}"
+
+
+def lanes(shard: int, subscription: str, lane: bytes) -> str:
+    """The hash that holds a lane (8 bytes): its first two bytes choose it."""
+    return f"u{{{shard}}}:l:{subscription}:{int.from_bytes(lane[:2]) % LANE_BUCKETS}"
+
+
+def kept(shard: int, subscription: str) -> str:
+    return f"u{{{shard}}}:kept:{subscription}"
+
+
+def dead(shard: int, subscription: str) -> str:
+    return f"u{{{shard}}}:dead:{subscription}"
+
+
+def poll_member(account: str) -> str:
+    """An account's poll schedule, as a member of a shard's index."""
+    return f"p:{account}"
+
+
+def queue_member(subscription: str) -> str:
+    """A subscription's queue, as a member of a shard's index."""
+    return f"q:{subscription}"

@@ -1,0 +1,167 @@
+"""The event log: one stream an account and shard, each event once. Queues refer to it by position."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import cast
+
+import msgspec
+
+from bridge.domain import events
+from bridge.store import keys, positions
+from bridge.store.client import Argument, Call, Client
+
+_Reply = list[tuple[bytes, list[bytes]]]
+_PAGE = 500
+
+
+class Logged(msgspec.Struct, frozen=True, gc=False):
+    """An event with its place: the shard and the 12-byte position."""
+
+    shard: int
+    position: bytes
+    record: bytes
+
+
+class EventLog:
+    """Reads and trims the logs; ``commit`` writes them."""
+
+    def __init__(self, client: Client, shards: int) -> None:
+        self._client = client
+        self._shards = shards
+
+    def fetch(self, account: str, wanted: Mapping[int, Sequence[bytes]]) -> dict[tuple[int, bytes], bytes]:
+        """The records at ``wanted[shard]`` positions. What is not in the log any more is absent from the answer.
+
+        Positions are read as ranges: a page from the lowest one wanted, then from the next one that is missing. A
+        single-entry XRANGE costs the server as much as a page of dozens.
+        """
+        found: dict[tuple[int, bytes], bytes] = {}
+        pending = {shard: sorted(set(group)) for shard, group in wanted.items() if group}
+        while pending:
+            commands: list[list[Argument]] = []
+            for shard, group in pending.items():
+                span = [keys.log(shard, account), positions.to_id(group[0]), positions.to_id(group[-1])]
+                commands.append(["XRANGE", *span, "COUNT", 2 * len(group)])
+            replies = self._client.commands(commands)
+            for (shard, group), reply in zip(list(pending.items()), replies, strict=True):
+                rest = _take_page(shard, group, _entries(reply), 2 * len(group), found)
+                if rest:
+                    pending[shard] = rest
+                else:
+                    del pending[shard]
+        return found
+
+    def read(self, account: str, *, since_ms: int = 0, newest_first: bool = False) -> Iterator[Logged]:
+        """Walk an account's events by time, over all shards."""
+        walks = [self._walk(account, shard, since_ms, newest_first) for shard in range(self._shards)]
+        heads: list[tuple[Logged, Iterator[Logged]]] = []
+        for walk in walks:
+            first = next(walk, None)
+            if first is not None:
+                heads.append((first, walk))
+        choose = max if newest_first else min
+        while heads:
+            place = choose(range(len(heads)), key=lambda i: heads[i][0].position)
+            logged, walk = heads[place]
+            yield logged
+            following = next(walk, None)
+            if following is None:
+                del heads[place]
+            else:
+                heads[place] = (following, walk)
+
+    def ends(self, account: str) -> dict[int, bytes]:
+        """The newest position of each shard; a shard without events is absent."""
+        replies = self._client.commands(
+            [["XREVRANGE", keys.log(shard, account), "+", "-", "COUNT", 1] for shard in range(self._shards)]
+        )
+        return {shard: page[0][0] for shard, reply in enumerate(replies) if (page := _entries(reply))}
+
+    def after(self, account: str, ends: Mapping[int, bytes]) -> list[Logged]:
+        """Events newer than ``ends`` (as ``ends()`` gave it), at most 500 a shard, by time."""
+        commands: list[list[Argument]] = []
+        for shard in range(self._shards):
+            start = f"({positions.to_id(ends[shard])}" if shard in ends else "-"
+            commands.append(["XRANGE", keys.log(shard, account), start, "+", "COUNT", _PAGE])
+        fresh = [
+            Logged(shard, position, record)
+            for shard, reply in enumerate(self._client.commands(commands))
+            for position, record in _entries(reply)
+        ]
+        return sorted(fresh, key=lambda logged: logged.position)
+
+    def trim(self, account: str, subscriptions: Sequence[str], before_ms: int) -> tuple[int, int]:
+        """Drop records older than ``before_ms`` (Unix ms). Returns how many, and how many of them were kept aside.
+
+        A record that one of ``subscriptions`` still has in its queue is first copied to that queue's kept records.
+        """
+        dropped = kept = 0
+        for shard in range(self._shards):
+            while True:
+                limit = f"({before_ms}-0"
+                (reply,) = self._client.commands([["XRANGE", keys.log(shard, account), "-", limit, "COUNT", _PAGE]])
+                page = _entries(reply)
+                if not page:
+                    break
+                waiting = self._with_queue(shard, subscriptions)
+                call = _trim_call(shard, account, waiting, page)
+                kept += cast("int", self._client.run([call])[0])
+                dropped += len(page)
+        return dropped, kept
+
+    def _with_queue(self, shard: int, subscriptions: Sequence[str]) -> list[str]:
+        replies = self._client.commands([["EXISTS", keys.queue(shard, name)] for name in subscriptions])
+        return [name for name, exists in zip(subscriptions, replies, strict=True) if exists]
+
+    def _walk(self, account: str, shard: int, since_ms: int, newest_first: bool) -> Iterator[Logged]:
+        low, high = str(since_ms), "+"
+        while True:
+            span = ["XREVRANGE", keys.log(shard, account), high, low]
+            if not newest_first:
+                span = ["XRANGE", keys.log(shard, account), low, high]
+            (reply,) = self._client.commands([[*span, "COUNT", _PAGE]])
+            page = _entries(reply)
+            for position, record in page:
+                yield Logged(shard, position, record)
+            if len(page) < _PAGE:
+                return
+            edge = f"({positions.to_id(page[-1][0])}"
+            low, high = (low, edge) if newest_first else (edge, high)
+
+
+def _entries(reply: object) -> list[tuple[bytes, bytes]]:
+    return [(positions.from_id(entry[0]), entry[1][1]) for entry in cast("_Reply", reply)]
+
+
+def _take_page(
+    shard: int,
+    wanted: list[bytes],
+    page: list[tuple[bytes, bytes]],
+    size: int,
+    found: dict[tuple[int, bytes], bytes],
+) -> list[bytes]:
+    """Note what of ``wanted`` (sorted) is in the page; return what may still come after it."""
+    records = dict(page)
+    for position in wanted:
+        record = records.get(position)
+        if record is not None:
+            found[shard, position] = record
+    if len(page) < size:
+        return []
+    return [position for position in wanted if position > page[-1][0]]
+
+
+def _trim_call(shard: int, account: str, subscriptions: Sequence[str], page: list[tuple[bytes, bytes]]) -> Call:
+    names = [keys.log(shard, account)]
+    args: list[Argument] = []
+    count = 0
+    for position, record in page:
+        event = events.unpack(record)
+        lane = events.lane_id(event.session_no, event.phone)
+        for subscription in subscriptions:
+            names += [keys.lanes(shard, subscription, lane), keys.kept(shard, subscription)]
+            args += [len(names) - 1, len(names), lane, position, record]
+            count += 1
+    millis, _, sequence = positions.to_id(page[-1][0]).partition("-")
+    return Call("trim_log", names, [f"{millis}-{int(sequence) + 1}", count, *args])

@@ -1,0 +1,100 @@
+#!lua
+-- Write sessions of one shard and account, each with its events, its subscriptions' queues and its next due time.
+--
+-- KEYS  1 index  2 registry  3 expiry  4 due  5 log  6… session keys, queues, lane buckets, by their place here
+-- ARGV  1 account's index member
+--       2 expected registry version, "" to write whatever it is
+--       3 number of sessions, then for each:
+--           session key's place, SessionNo, account:SessionNo,
+--           expected version (4 bytes, "" if the session must not exist), new value,
+--           next due (Unix ms; "" none, "keep" the present one, or now where there is none),
+--           expiry (Unix ms; "" none), number of events, then for each:
+--             record, number of routes, then for each:
+--               queue key's place, bucket key's place, lane (8 bytes), queue's index member
+--
+-- Returns {now in Unix ms, -1} if the registry has another version and nothing was written, else
+--         {now, 0 or 1 for each session}: 1 means that its version was another and it was not written.
+--
+-- A crash before or after leaves nothing or all: a script is one write to the log and to replicas. A caller that lost
+-- the reply finds its own version there, re-applies the same receipts, and finds no change.
+local function now_ms()
+  local t = redis.call('TIME')
+  return tonumber(t[1]) * 1000 + math.floor(tonumber(t[2]) / 1000)
+end
+
+local now = now_ms()
+if ARGV[2] ~= '' and (redis.call('GET', KEYS[2]) or '0') ~= ARGV[2] then
+  return {now, -1}
+end
+
+local at = 4
+local function take()
+  local value = ARGV[at]
+  at = at + 1
+  return value
+end
+
+-- Read all before the first write.
+local plan, result, lanes = {}, {now}, {}
+for i = 1, tonumber(ARGV[3]) do
+  local s = {key = KEYS[tonumber(take())], no = take(), member = take(), version = take(), value = take(),
+             due = take(), expiry = take(), events = {}}
+  local current = redis.call('GET', s.key)
+  s.ok = (current and string.sub(current, 1, 4) or '') == s.version
+  for e = 1, tonumber(take()) do
+    local event = {record = take(), routes = {}}
+    for r = 1, tonumber(take()) do
+      local route = {queue = KEYS[tonumber(take())], bucket = KEYS[tonumber(take())], lane = take(), member = take()}
+      local id = route.bucket .. route.lane
+      if lanes[id] == nil then
+        lanes[id] = redis.call('HGET', route.bucket, route.lane)
+      end
+      event.routes[r] = route
+    end
+    s.events[e] = event
+  end
+  plan[i] = s
+  result[i + 1] = s.ok and 0 or 1
+end
+
+for _, s in ipairs(plan) do
+  if s.ok then
+    redis.call('SET', s.key, s.value)
+    if s.due == '' then
+      redis.call('ZREM', KEYS[4], s.no)
+    elseif s.due == 'keep' then
+      redis.call('ZADD', KEYS[4], 'NX', now, s.no)
+    else
+      redis.call('ZADD', KEYS[4], s.due, s.no)
+    end
+    if s.expiry == '' then
+      redis.call('ZREM', KEYS[3], s.member)
+    else
+      redis.call('ZADD', KEYS[3], s.expiry, s.member)
+    end
+    for _, event in ipairs(s.events) do
+      local ms, seq = string.match(redis.call('XADD', KEYS[5], '*', 'r', event.record), '^(%d+)-(%d+)$')
+      local position = struct.pack('>I8I4', tonumber(ms), tonumber(seq))
+      for _, route in ipairs(event.routes) do
+        local id = route.bucket .. route.lane
+        local waiting = lanes[id]
+        if waiting then
+          lanes[id] = waiting .. position
+        else
+          lanes[id] = '\0' .. position
+          redis.call('ZADD', route.queue, now, route.lane)
+          redis.call('ZADD', KEYS[1], 'LT', now, route.member)
+        end
+        redis.call('HSET', route.bucket, route.lane, lanes[id])
+      end
+    end
+  end
+end
+
+local first = redis.call('ZRANGE', KEYS[4], 0, 0, 'WITHSCORES')
+if first[2] then
+  redis.call('ZADD', KEYS[1], first[2], ARGV[1])
+else
+  redis.call('ZREM', KEYS[1], ARGV[1])
+end
+return result

@@ -1,0 +1,12 @@
+#!lua flags=no-writes
+-- Read lanes: what waits in each.
+--
+-- KEYS  buckets, one per lane    ARGV  lanes, in the same order
+--
+-- Returns one string per lane, "" for one that is gone: the attempts already made for its first event (1 byte), then
+-- positions (12 bytes each), the first event's first.
+local result = {}
+for i, lane in ipairs(ARGV) do
+  result[i] = redis.call('HGET', KEYS[i], lane) or ''
+end
+return result

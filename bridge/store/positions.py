@@ -1,0 +1,28 @@
+"""Positions: where an event is in its log, as 12 bytes (milliseconds and sequence, big-endian) that sort as they lie.
+
+As text they would not: "5-9" > "5-10".
+"""
+
+from __future__ import annotations
+
+import struct
+
+_FORMAT = struct.Struct(">QI")
+SIZE = _FORMAT.size
+
+
+def from_id(stream_id: bytes) -> bytes:
+    """The position of a stream id such as ``b"1795423107029-3"``."""
+    millis, _, sequence = stream_id.partition(b"-")
+    return _FORMAT.pack(int(millis), int(sequence))
+
+
+def to_id(position: bytes) -> str:
+    """The stream id of a position."""
+    millis, sequence = _FORMAT.unpack(position)
+    return f"{millis}-{sequence}"
+
+
+def split(lane: bytes) -> tuple[int, list[bytes]]:
+    """A lane as it is stored: attempts made for its first event, and the positions waiting, first the first."""
+    return lane[0], [lane[i : i + SIZE] for i in range(1, len(lane), SIZE)]

@@ -1,0 +1,189 @@
+"""Subscriptions' queues: lanes that are due, the hold on a queue, and what becomes of a delivery.
+
+::
+
+    waiting → claimed → accepted
+                      → retrying → claimed …
+                      → dead
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import cast
+
+from bridge.domain.deliveries import DeadLetter, Lane, Settlement, Waiting
+from bridge.domain.outcome import Verdict
+from bridge.store import keys, positions
+from bridge.store.client import Argument, Call, Client
+
+
+class QueueStore:
+    """The queues of all subscriptions, by shard."""
+
+    def __init__(self, client: Client, shards: int) -> None:
+        self._client = client
+        self._shards = shards
+
+    def claim(
+        self, token: bytes, wanted: Sequence[tuple[str, int, int]], hold_ms: int
+    ) -> tuple[int, list[list[bytes] | None]]:
+        """Hold queues and lease their due lanes for as long: ``wanted`` is (subscription, shard, most lanes).
+
+        Returns (now in Unix ms, a list of lanes for each wanted), None where another slice holds that queue. 0 lanes
+        only takes or renews the hold.
+        """
+        calls = [
+            Call(
+                "claim_lanes",
+                [keys.index(shard), keys.hold(shard, name), keys.queue(shard, name)],
+                [keys.queue_member(name), token, hold_ms, hold_ms, most],
+            )
+            for name, shard, most in wanted
+        ]
+        now_ms = 0
+        claimed: list[list[bytes] | None] = []
+        for reply in self._client.run(calls):
+            at_ms, held, *lanes = cast("tuple[int, int, *tuple[bytes, ...]]", tuple(cast("list[object]", reply)))
+            now_ms = max(now_ms, at_ms)
+            claimed.append(lanes if held else None)
+        return now_ms, claimed
+
+    def peek(self, wanted: Sequence[tuple[str, int, Sequence[bytes]]]) -> list[list[Lane]]:
+        """Read claimed lanes: ``wanted`` is (subscription, shard, lanes). Lanes that are gone are left out."""
+        calls = [
+            Call("peek_lanes", [keys.lanes(shard, name, lane) for lane in lanes], lanes)
+            for name, shard, lanes in wanted
+        ]
+        read: list[list[Lane]] = []
+        for (_, shard, lanes), reply in zip(wanted, self._client.run(calls), strict=True):
+            values = cast("list[bytes]", reply)
+            read.append(
+                [
+                    Lane(shard, lane, value[1 : 1 + positions.SIZE], value[0])
+                    for lane, value in zip(lanes, values, strict=True)
+                    if value
+                ]
+            )
+        return read
+
+    def settle(
+        self, token: bytes, settled: Mapping[tuple[str, int], Sequence[Settlement]]
+    ) -> dict[tuple[str, int], int]:
+        """Write outcomes down, by (subscription, shard). Returns how many applied, -1 where the hold was lost."""
+        calls = [_settle_call(name, shard, token, group) for (name, shard), group in settled.items()]
+        return dict(zip(settled, cast("list[int]", self._client.run(calls)), strict=True))
+
+    def release(self, token: bytes, held: Iterable[tuple[str, int]]) -> None:
+        """Let go of queues: (subscription, shard)."""
+        self._client.run([Call("release_hold", [keys.hold(shard, name)], [token]) for name, shard in held])
+
+    def held(self, wanted: Sequence[tuple[str, int]]) -> list[bool]:
+        """Whether some slice holds each queue: (subscription, shard)."""
+        replies = self._client.commands([["EXISTS", keys.hold(shard, name)] for name, shard in wanted])
+        return [bool(reply) for reply in replies]
+
+    def kept(self, subscription: str, wanted: Mapping[int, Sequence[bytes]]) -> dict[tuple[int, bytes], bytes]:
+        """Records that the log has dropped but this queue still refers to."""
+        shards = [shard for shard, group in wanted.items() if group]
+        replies = self._client.commands([["HMGET", keys.kept(shard, subscription), *wanted[shard]] for shard in shards])
+        return {
+            (shard, position): record
+            for shard, reply in zip(shards, replies, strict=True)
+            for position, record in zip(wanted[shard], cast("list[bytes | None]", reply), strict=True)
+            if record is not None
+        }
+
+    def lengths(self, subscriptions: Sequence[str]) -> dict[str, int]:
+        """How many lanes wait for each subscription, over all shards."""
+        replies = cast(
+            "list[int]",
+            self._client.commands(
+                [["ZCARD", keys.queue(shard, name)] for name in subscriptions for shard in range(self._shards)]
+            ),
+        )
+        return {name: sum(replies[i * self._shards : (i + 1) * self._shards]) for i, name in enumerate(subscriptions)}
+
+    def waiting(self, subscription: str, limit: int) -> list[Waiting]:
+        """Lanes by their due time, the next one first, at most ``limit`` a shard."""
+        found: list[Waiting] = []
+        for shard in range(self._shards):
+            (reply,) = self._client.commands([["ZRANGE", keys.queue(shard, subscription), 0, limit - 1, "WITHSCORES"]])
+            flat = cast("list[bytes]", reply)
+            due = {flat[i]: int(float(flat[i + 1])) for i in range(0, len(flat), 2)}
+            if not due:
+                continue
+            buckets = [keys.lanes(shard, subscription, lane) for lane in due]
+            values = cast("list[bytes]", self._client.run([Call("peek_lanes", buckets, list(due))])[0])
+            for (lane, due_ms), value in zip(due.items(), values, strict=True):
+                if value:
+                    attempts, places = positions.split(value)
+                    found.append(Waiting(shard, lane, attempts, due_ms, tuple(places)))
+        return sorted(found, key=lambda lane: lane.due_ms)
+
+    def dead_letters(self, subscription: str) -> Iterator[DeadLetter]:
+        """Dead letters, the newest first within a shard."""
+        for shard in range(self._shards):
+            high = "+"
+            while True:
+                (reply,) = self._client.commands(
+                    [["XREVRANGE", keys.dead(shard, subscription), high, "-", "COUNT", 500]]
+                )
+                page = cast("list[tuple[bytes, list[bytes]]]", reply)
+                for stream_id, flat in page:
+                    fields = dict(zip(flat[::2], flat[1::2], strict=True))
+                    yield DeadLetter(
+                        fields[b"r"], fields[b"e"].decode(), int(fields[b"a"]), int(stream_id.split(b"-")[0])
+                    )
+                if len(page) < 500:
+                    break
+                high = f"({page[-1][0].decode()}"
+
+    def trim_dead(self, subscriptions: Sequence[str], before_ms: int) -> int:
+        """Drop dead letters older than ``before_ms`` (Unix ms). Returns how many."""
+        replies = self._client.commands(
+            [
+                ["XTRIM", keys.dead(shard, name), "MINID", f"{before_ms}-0"]
+                for name in subscriptions
+                for shard in range(self._shards)
+            ]
+        )
+        return sum(cast("list[int]", replies))
+
+    def remove(self, subscription: str) -> None:
+        """Remove all that is kept for a subscription that the registry no longer has."""
+        for shard in range(self._shards):
+            buckets = [
+                f"{keys.lanes(shard, subscription, bytes(8))[:-1]}{bucket}" for bucket in range(keys.LANE_BUCKETS)
+            ]
+            whole = [make(shard, subscription) for make in (keys.queue, keys.kept, keys.dead, keys.hold)]
+            self._client.commands(
+                [
+                    ["ZREM", keys.index(shard), keys.queue_member(subscription)],
+                    ["UNLINK", *whole],
+                    ["UNLINK", *buckets],
+                ]
+            )
+
+
+def _settle_call(name: str, shard: int, token: bytes, settled: Sequence[Settlement]) -> Call:
+    names = [
+        keys.index(shard),
+        keys.hold(shard, name),
+        keys.queue(shard, name),
+        keys.dead(shard, name),
+        keys.kept(shard, name),
+    ]
+    args: list[Argument] = [keys.queue_member(name), token, len(settled)]
+    for one in settled:
+        names.append(keys.lanes(shard, name, one.lane.lane))
+        args += (len(names), one.lane.lane, one.lane.position)
+        if one.verdict is None:
+            args += ("back", "", one.due_ms, "")
+        elif one.verdict is Verdict.RETRY:
+            args += ("retrying", one.attempts, one.due_ms, "")
+        elif one.verdict is Verdict.DEAD:
+            args += ("dead", one.attempts, one.record, one.error)
+        else:
+            args += ("accepted", "", "", "")
+    return Call("settle_lanes", names, args)

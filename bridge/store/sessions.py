@@ -1,0 +1,210 @@
+"""Sessions: their packed state, when they are due, and the one commit that changes all of it together."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import cast
+
+import msgspec
+
+from bridge.domain.commits import ABSENT, CommitResult, Due, Stored, Write
+from bridge.domain.status import SessionState
+from bridge.store import keys
+from bridge.store.client import Argument, Call, Client
+
+_packer = msgspec.msgpack.Encoder()
+_unpacker = msgspec.msgpack.Decoder(SessionState)
+_VERSION_BYTES = 4
+
+
+class SessionStore:
+    """Sessions of all accounts, by shard."""
+
+    def __init__(self, client: Client, shards: int) -> None:
+        self._client = client
+        self._shards = shards
+
+    def by_shard(self, session_nos: Iterable[str]) -> dict[int, list[str]]:
+        """Group SessionNos by the shard they live in."""
+        groups: dict[int, list[str]] = {}
+        for session_no in session_nos:
+            groups.setdefault(keys.shard_of(session_no, self._shards), []).append(session_no)
+        return groups
+
+    def read(self, account: str, session_nos: Sequence[str]) -> dict[str, Stored]:
+        """Read sessions, in one round trip."""
+        groups = self.by_shard(session_nos)
+        replies = self._client.commands(
+            [["MGET", *(keys.session(shard, account, no) for no in group)] for shard, group in groups.items()]
+        )
+        found: dict[str, Stored] = {}
+        for group, reply in zip(groups.values(), replies, strict=True):
+            for session_no, value in zip(group, cast("list[bytes | None]", reply), strict=True):
+                found[session_no] = unpack(value)
+        return found
+
+    def commit(
+        self, account: str, writes: Iterable[Write], registry_versions: Mapping[int, bytes] | None = None
+    ) -> dict[str, CommitResult]:
+        """Write sessions, each with its events, queues and due time: one script call a shard, one round trip in all.
+
+        ``registry_versions`` (by shard) fences the routes of events; None where there are none to fence.
+        """
+        groups: dict[int, list[Write]] = {}
+        for write in writes:
+            groups.setdefault(keys.shard_of(write.session_no, self._shards), []).append(write)
+        calls = [
+            _commit_call(shard, account, group, registry_versions[shard] if registry_versions else b"")
+            for shard, group in groups.items()
+        ]
+        verdicts: dict[str, CommitResult] = {}
+        for group, reply in zip(groups.values(), self._client.run(calls), strict=True):
+            _, *results = cast("list[int]", reply)
+            if results == [-1]:
+                results = [-1] * len(group)
+            for write, result in zip(group, results, strict=True):
+                verdicts[write.session_no] = CommitResult(result)
+        return verdicts
+
+    def due_counts(self, account: str, now_ms: int) -> list[int]:
+        """How many of the account's sessions are due, by shard."""
+        replies = self._client.commands(
+            [["ZCOUNT", keys.due(shard, account), "-inf", now_ms] for shard in range(self._shards)]
+        )
+        return cast("list[int]", replies)
+
+    def claim(self, account: str, wanted: Mapping[int, int], lease_ms: int) -> tuple[int, list[str]]:
+        """Lease due sessions, at most ``wanted[shard]`` of each shard. Returns (now in Unix ms, SessionNos)."""
+        calls = [
+            Call(
+                "claim_sessions",
+                [keys.index(shard), keys.due(shard, account)],
+                [keys.poll_member(account), lease_ms, most],
+            )
+            for shard, most in wanted.items()
+        ]
+        now_ms = 0
+        claimed: list[str] = []
+        for reply in self._client.run(calls):
+            at_ms, *session_nos = cast("tuple[int, *tuple[bytes, ...]]", tuple(cast("list[object]", reply)))
+            now_ms = max(now_ms, at_ms)
+            claimed += [no.decode() for no in session_nos]
+        return now_ms, claimed
+
+    def reschedule(self, account: str, due_ms: Mapping[str, int]) -> None:
+        """Give claimed sessions other due times (Unix ms)."""
+        self._client.run(
+            [
+                Call(
+                    "reschedule_sessions",
+                    [keys.index(shard), keys.due(shard, account)],
+                    [keys.poll_member(account), *(value for no in group for value in (no, due_ms[no]))],
+                )
+                for shard, group in self.by_shard(due_ms).items()
+            ]
+        )
+
+    def drop_due(self, account: str, session_nos: Sequence[str]) -> None:
+        """Forget the due times of sessions that do not exist. The index follows at the next claim."""
+        self._client.commands(
+            [["ZREM", keys.due(shard, account), *group] for shard, group in self.by_shard(session_nos).items()]
+        )
+
+    def due_ms(self, account: str, session_no: str) -> int | None:
+        """When a session is polled next (Unix ms), None if it is not."""
+        shard = keys.shard_of(session_no, self._shards)
+        (score,) = self._client.commands([["ZSCORE", keys.due(shard, account), session_no]])
+        return None if score is None else int(float(cast("bytes", score)))
+
+    def scan(self, account: str) -> Iterator[tuple[str, SessionState]]:
+        """Walk all sessions of an account, in no order; one written meanwhile may be missed or come twice."""
+        for shard in range(self._shards):
+            prefix = keys.session(shard, account, "")
+            # Redis' patterns give [, ], * and ? a meaning; accounts and prefixes have none of them.
+            for batch in _batches(self._client.redis.scan_iter(match=f"{prefix}*", count=1000), 500):
+                (values,) = self._client.commands([["MGET", *batch]])
+                for key, value in zip(batch, cast("list[bytes | None]", values), strict=True):
+                    state = unpack(value).state
+                    if state is not None:
+                        yield key.decode()[len(prefix) :], state
+
+    def expire(self, now_ms: int, limit: int) -> int:
+        """Remove sessions that settled long enough ago, at most ``limit`` a shard. Returns how many."""
+        replies = self._client.commands(
+            [["ZRANGEBYSCORE", keys.expiry(shard), "-inf", now_ms, "LIMIT", 0, limit] for shard in range(self._shards)]
+        )
+        calls = []
+        for shard, reply in enumerate(replies):
+            members = [member.decode() for member in cast("list[bytes]", reply)]
+            if members:
+                # An account's name has no colon; a SessionNo may.
+                named = [keys.session(shard, *member.split(":", 1)) for member in members]
+                calls.append(Call("expire_sessions", [keys.expiry(shard), *named], members))
+        return sum(cast("list[int]", self._client.run(calls)))
+
+
+def unpack(value: bytes | None) -> Stored:
+    """A stored value as its version and state."""
+    if value is None:
+        return Stored(ABSENT, None)
+    return Stored(value[:_VERSION_BYTES], _unpacker.decode(memoryview(value)[_VERSION_BYTES:]))
+
+
+def _next_version(version: bytes) -> bytes:
+    if version == ABSENT:
+        # A random start: a session that was removed and tracked again must not match an old reader's version.
+        return secrets.token_bytes(_VERSION_BYTES)
+    return (int.from_bytes(version) + 1 & 0xFFFFFFFF).to_bytes(_VERSION_BYTES)
+
+
+def _commit_call(shard: int, account: str, writes: Sequence[Write], registry_version: bytes) -> Call:
+    names = [
+        keys.index(shard),
+        keys.registry(shard),
+        keys.expiry(shard),
+        keys.due(shard, account),
+        keys.log(shard, account),
+    ]
+    places: dict[str, int] = {}
+
+    def place(key: str) -> int:
+        known = places.get(key)
+        if known is None:
+            names.append(key)
+            known = places[key] = len(names)
+        return known
+
+    args: list[Argument] = [keys.poll_member(account), registry_version, len(writes)]
+    for write in writes:
+        args += (
+            place(keys.session(shard, account, write.session_no)),
+            write.session_no,
+            f"{account}:{write.session_no}",
+            write.version,
+            _next_version(write.version) + _packer.encode(write.state),
+            write.due.value if isinstance(write.due, Due) else write.due,
+            "" if write.expires_ms is None else write.expires_ms,
+            len(write.events),
+        )
+        for entry in write.events:
+            args += (entry.record, len(entry.routes))
+            for route in entry.routes:
+                args += (
+                    place(keys.queue(shard, route.subscription)),
+                    place(keys.lanes(shard, route.subscription, route.lane)),
+                    route.lane,
+                    keys.queue_member(route.subscription),
+                )
+    return Call("commit", names, args)
+
+
+def _batches(values: Iterator[bytes], size: int) -> Iterator[list[bytes]]:
+    batch: list[bytes] = []
+    for value in values:
+        batch.append(value)
+        if len(batch) == size:
+            yield batch
+            batch = []
+    if batch:
+        yield batch

@@ -1,0 +1,90 @@
+"""The registry: who is subscribed, fenced by a version in every shard so that "wanted it then" is exact."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import cast
+
+import msgspec
+
+from bridge.domain.subscriptions import Subscription
+from bridge.errors import NotFound
+from bridge.store import keys
+from bridge.store.client import Client
+
+_packer = msgspec.msgpack.Encoder()
+_unpacker = msgspec.msgpack.Decoder(Subscription)
+
+
+class Registry(msgspec.Struct, frozen=True):
+    """All subscriptions, by account, at the versions that the shards had before they were read."""
+
+    versions: Mapping[int, bytes]
+    by_account: Mapping[str, tuple[Subscription, ...]]
+
+    def of(self, account: str) -> tuple[Subscription, ...]:
+        """An account's subscriptions."""
+        return self.by_account.get(account, ())
+
+    def by_id(self) -> dict[str, Subscription]:
+        """Every subscription by its id."""
+        return {one.id: one for group in self.by_account.values() for one in group}
+
+
+class SubscriptionStore:
+    """Adds, removes and loads subscriptions."""
+
+    def __init__(self, client: Client, shards: int) -> None:
+        self._client = client
+        self._shards = shards
+
+    def load(self) -> Registry:
+        """The registry as it is now.
+
+        The versions are read first: whoever changes it in between bumps them, and commits fenced by what is
+        returned here are refused.
+        """
+        *versions, stored = self._client.commands(
+            [*(["GET", keys.registry(shard)] for shard in range(self._shards)), ["HVALS", keys.SUBSCRIPTIONS]]
+        )
+        groups: dict[str, list[Subscription]] = {}
+        for value in cast("list[bytes]", stored):
+            one = _unpacker.decode(value)
+            groups.setdefault(one.account, []).append(one)
+        return Registry(
+            {shard: cast("bytes | None", version) or b"0" for shard, version in enumerate(versions)},
+            {
+                account: tuple(sorted(group, key=lambda one: (one.created_ms, one.id)))
+                for account, group in groups.items()
+            },
+        )
+
+    def get(self, subscription: str) -> Subscription:
+        """One subscription.
+
+        Raises:
+            NotFound: there is none of this id.
+        """
+        (value,) = self._client.commands([["HGET", keys.SUBSCRIPTIONS, subscription]])
+        if value is None:
+            raise NotFound(f"no subscription {subscription}: see `bridge subscriptions list`")
+        return _unpacker.decode(cast("bytes", value))
+
+    def put(self, subscription: Subscription) -> None:
+        """Add or replace a subscription. When this returns, every later commit knows it."""
+        self._client.commands([["HSET", keys.SUBSCRIPTIONS, subscription.id, _packer.encode(subscription)]])
+        self._bump(range(self._shards))
+
+    def remove(self, subscription: str) -> None:
+        """Forget a subscription. When this returns, no later commit routes an event to it.
+
+        Raises:
+            NotFound: there is none of this id.
+        """
+        (removed,) = self._client.commands([["HDEL", keys.SUBSCRIPTIONS, subscription]])
+        if not removed:
+            raise NotFound(f"no subscription {subscription}: see `bridge subscriptions list`")
+        self._bump(range(self._shards))
+
+    def _bump(self, shards: Iterable[int]) -> None:
+        self._client.commands([["INCR", keys.registry(shard)] for shard in shards])

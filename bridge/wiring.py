@@ -1,0 +1,202 @@
+"""The composition root: settings in, a working bridge out. The tasks and commands take everything from here."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cached_property
+from importlib.metadata import version
+from threading import Lock
+
+from bridge.delivery.guard import UrlPolicy
+from bridge.delivery.ports import Ports
+from bridge.delivery.transport import Transport
+from bridge.domain.policy import DeliveryPolicy, PollPolicy
+from bridge.errors import SettingsError, StoreUnreachable
+from bridge.polling.poll import Poller
+from bridge.polling.track import Tracker
+from bridge.provider.client import UsmsClient
+from bridge.settings import Settings
+from bridge.store.client import Client, open_store
+from bridge.store.index import Clock, Index, RateStore, Wakes
+from bridge.store.log import EventLog
+from bridge.store.queues import QueueStore
+from bridge.store.secrets import SecretBox, parse_keys
+from bridge.store.server import embedded_secret_keys, running_server
+from bridge.store.sessions import SessionStore
+from bridge.store.subscriptions import SubscriptionStore
+from bridge.store.tracking import TrackingStore
+
+VERSION = version("usms-bridge")
+USER_AGENT = f"usms-bridge/{VERSION}"
+DEFAULT_ACCOUNT = "default"
+
+
+def store_url(settings: Settings) -> str:
+    """The store that these settings mean: the one they name, else the embedded one that runs under BRIDGE_DATA_DIR.
+
+    Raises:
+        StoreUnreachable: none is named, and none runs.
+    """
+    if settings.redis_url is not None:
+        return settings.redis_url.get_secret_value()
+    url = running_server(settings.data_dir)
+    if url is None:
+        raise StoreUnreachable(
+            f"BRIDGE_REDIS_URL is not set, and no embedded server runs under {settings.data_dir}: "
+            "set it, or start `bridge up`"
+        )
+    return url
+
+
+def broker_url(settings: Settings) -> str:
+    """The broker that these settings mean: the store, unless they name another."""
+    return settings.broker.get_secret_value() if settings.broker is not None else store_url(settings)
+
+
+def url_policy(settings: Settings) -> UrlPolicy:
+    """What callback URLs may be."""
+    return UrlPolicy(
+        allow_http=settings.allow_http,
+        allow_networks=tuple(settings.allow_networks),
+        allow_ports=frozenset(settings.allow_ports) or None,
+    )
+
+
+class Bridge:
+    """The store and what works on it, for one process. Threads share it; make it after forking."""
+
+    def __init__(self, settings: Settings) -> None:
+        """Connect to the store and check that it is one for this release.
+
+        Raises:
+            StoreUnreachable: no answer.
+            IncompatibleStore: it must not be touched.
+        """
+        self.settings = settings
+        self.client = Client(store_url(settings))
+        open_store(self.client, settings.shards)
+        shards = settings.shards
+        self.sessions = SessionStore(self.client, shards)
+        self.log = EventLog(self.client, shards)
+        self.queues = QueueStore(self.client, shards)
+        self.subscriptions = SubscriptionStore(self.client, shards)
+        self.tracking = TrackingStore(self.client)
+        self.index = Index(self.client, shards)
+        self.wakes = Wakes(self.client)
+        self.rate = RateStore(self.client)
+        self.clock = Clock(self.client)
+        self._chance = random.random
+        self._idle_transports: list[Transport] = []
+        self._lock = Lock()
+
+    def close(self) -> None:
+        """Close every connection."""
+        for transport in self._idle_transports:
+            transport.close()
+        self._idle_transports.clear()
+        self.client.close()
+
+    @cached_property
+    def secret_box(self) -> SecretBox:
+        """What opens stored secrets.
+
+        Raises:
+            SettingsError: BRIDGE_SECRET_KEYS is missing, and the store is not the embedded one.
+        """
+        if self.settings.secret_keys:
+            return SecretBox([key.get_secret_value() for key in self.settings.secret_keys])
+        if self.settings.redis_url is None:
+            return SecretBox(parse_keys(embedded_secret_keys(self.settings.data_dir)))
+        raise SettingsError(
+            "BRIDGE_SECRET_KEYS: not set; make one with `openssl rand -base64 32` and give it to every process"
+        )
+
+    @cached_property
+    def poll_policy(self) -> PollPolicy:
+        """How sessions are polled."""
+        settings = self.settings
+        return PollPolicy(
+            ages_ms=settings.poll_schedule_ms,
+            give_up_ms=settings.give_up_after_ms,
+            keep_settled_ms=settings.keep_settled_ms,
+            # Twice the call's own bound: resolving the name comes on top of it, and so does the commit.
+            lease_ms=2 * settings.provider_timeout_ms,
+            calls_per_second=settings.provider_rate,
+        )
+
+    @cached_property
+    def delivery_policy(self) -> DeliveryPolicy:
+        """How events are delivered."""
+        settings = self.settings
+        return DeliveryPolicy(
+            retry_ms=settings.callback_retry_ms,
+            timeout_ms=settings.callback_timeout_ms,
+            concurrency=settings.callback_concurrency,
+        )
+
+    @cached_property
+    def provider(self) -> UsmsClient:
+        """The provider, for the account ``default``.
+
+        Raises:
+            SettingsError: its keys are missing.
+        """
+        settings = self.settings
+        if settings.public_key is None or settings.private_key is None:
+            raise SettingsError(
+                "BRIDGE_PUBLIC_KEY and BRIDGE_PRIVATE_KEY: not set; take them from the provider's console"
+            )
+        return UsmsClient(
+            url=settings.provider_url,
+            public_key=settings.public_key.get_secret_value(),
+            private_key=settings.private_key.get_secret_value(),
+            project_id=settings.project_id or "",
+            region=settings.region or "",
+            timeout_ms=settings.provider_timeout_ms,
+        )
+
+    @cached_property
+    def tracker(self) -> Tracker:
+        """Stores what senders track."""
+        return Tracker(sessions=self.sessions, clock=self.clock, policy=self.poll_policy, chance=self._chance)
+
+    @cached_property
+    def poller(self) -> Poller:
+        """Asks the provider and records what changed."""
+        return Poller(
+            sessions=self.sessions,
+            registries=self.subscriptions,
+            rate=self.rate,
+            clock=self.clock,
+            provider=self.provider,
+            policy=self.poll_policy,
+            chance=self._chance,
+        )
+
+    @cached_property
+    def delivery_ports(self) -> Ports:
+        """What a slice of the delivery loop works with."""
+        return Ports(
+            index=self.index,
+            queues=self.queues,
+            log=self.log,
+            registries=self.subscriptions,
+            secrets=self.secret_box,
+            clock=self.clock,
+        )
+
+    @contextmanager
+    def transport(self) -> Iterator[Transport]:
+        """A transport for one slice; its kept-alive connections serve the next one."""
+        with self._lock:
+            transport = self._idle_transports.pop() if self._idle_transports else None
+        if transport is None:
+            ca_file = self.settings.callback_ca_file
+            transport = Transport(policy=url_policy(self.settings), ca_file=str(ca_file) if ca_file else None)
+        try:
+            yield transport
+        finally:
+            with self._lock:
+                self._idle_transports.append(transport)

@@ -1,0 +1,190 @@
+"""One worker process: its bridge, opened when the first task needs it, and the work of each task."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from functools import cached_property
+from threading import Event
+from time import monotonic
+from zlib import crc32
+
+import msgspec
+
+from bridge.delivery.loop import Attempted, Report, Slice, Surroundings
+from bridge.domain.outcome import Verdict
+from bridge.domain.tracking import sort_items
+from bridge.errors import AccountError, InvalidSession
+from bridge.observe.logs import get_logger
+from bridge.polling.poll import Step
+from bridge.settings import load_settings
+from bridge.wiring import USER_AGENT, Bridge
+
+_log = get_logger(__name__)
+
+_POLL_BUDGET_S = 20.0
+_LONGEST_NAP_S = 1.0
+_WAKE_MS = 2_000
+_EXPIRE_AT_ONCE = 1_000
+
+Send = Callable[[str, tuple[str, ...]], None]
+"""Enqueues a task by name with its arguments."""
+
+
+class Process:
+    """What the tasks of one worker process share. ``stop`` makes its long tasks end early."""
+
+    def __init__(self, send: Send) -> None:
+        self._send = send
+        self._stopping = Event()
+
+    @cached_property
+    def bridge(self) -> Bridge:
+        """The bridge; an unreachable store is tried again by the next task."""
+        return Bridge(load_settings())
+
+    def stop(self) -> None:
+        """End long tasks soon: the worker is asked to."""
+        self._stopping.set()
+
+    def wait(self, seconds: float) -> None:
+        """Sleep, unless the worker is asked to end."""
+        self._stopping.wait(seconds)
+
+    # bridge.track
+
+    def track(self, items: object, account: object) -> None:
+        """Store the good items and keep the bad ones aside."""
+        name = account if isinstance(account, str) and account else "default"
+        try:
+            good, bad = sort_items(items)
+        except InvalidSession as error:
+            good, bad = [], [(0, items, str(error))]
+        if bad:
+            rejected = [(msgspec.json.encode(item).decode(), reason) for _, item, reason in bad]
+            self.bridge.tracking.reject(name, rejected)
+            _log.warning("items rejected", account=name, count=len(bad), first_reason=bad[0][2])
+        if good:
+            self.bridge.tracking.note_account(name)
+            self.bridge.tracker.track(name, good)
+
+    # bridge.tick
+
+    def tick(self) -> None:
+        """Wake what is due, once."""
+        bridge = self.bridge
+        due = bridge.index.due(bridge.clock.now_ms())
+        for account in due.accounts:
+            self._wake_poll(account)
+        if due.queues:
+            self._wake_deliver()
+
+    # bridge.poll
+
+    def poll(self, account: str) -> None:
+        """Poll an account's due sessions until none is left, or the task's time is over."""
+        bridge = self.bridge
+        wake = f"poll:{account}"
+        deadline = monotonic() + _POLL_BUDGET_S
+        while monotonic() < deadline and not self._stopping.is_set():
+            bridge.wakes.keep(wake, _WAKE_MS + bridge.settings.provider_timeout_ms)
+            step = bridge.poller.step(account)
+            _report_step(account, step)
+            if step.routed:
+                self._wake_deliver()
+            if step.wait_ms > _LONGEST_NAP_S * 1000:
+                # Nobody need ask again before then; the tick will.
+                bridge.wakes.keep(wake, step.wait_ms)
+                return
+            if not step.left:
+                break
+            self.wait(step.wait_ms / 1000)
+        bridge.wakes.drop(wake)
+        if account in bridge.index.due(bridge.clock.now_ms()).accounts:
+            self._wake_poll(account)
+
+    # bridge.deliver
+
+    def deliver(self) -> None:
+        """Serve due queues with one slice of the delivery loop."""
+        bridge = self.bridge
+        around = Surroundings(
+            chance=random.random,
+            user_agent=USER_AGENT,
+            stopping=self._stopping.is_set,
+            observe=_report_attempt,
+            complain=_report_trouble,
+            keep_awake=lambda: bridge.wakes.keep("deliver", _WAKE_MS),
+            hand_over=self._hand_over,
+        )
+        with bridge.transport() as transport:
+            report = Slice(
+                bridge.delivery_ports, transport, bridge.delivery_policy, around, shards=bridge.settings.shards
+            ).run()
+        _report_slice(report)
+        self._hand_over()
+
+    def _hand_over(self) -> None:
+        """Stop keeping others asleep, and wake one if something is due that nobody holds."""
+        bridge = self.bridge
+        bridge.wakes.drop("deliver")
+        due = bridge.index.due(bridge.clock.now_ms())
+        names = sorted({name for name, _ in due.queues})
+        shards = bridge.settings.shards
+        homes = [(name, crc32(name.encode()) % shards) for name in names]
+        if not all(bridge.queues.held(homes)):
+            self._wake_deliver()
+
+    # bridge.trim
+
+    def trim(self) -> None:
+        """Remove what has been kept for long enough."""
+        bridge, settings = self.bridge, self.bridge.settings
+        now_ms = bridge.clock.now_ms()
+        while bridge.sessions.expire(now_ms, _EXPIRE_AT_ONCE) and not self._stopping.is_set():
+            pass
+        registry = bridge.subscriptions.load()
+        for account in bridge.tracking.accounts():
+            names = [one.id for one in registry.of(account)]
+            dropped, kept = bridge.log.trim(account, names, now_ms - settings.keep_events_ms)
+            if dropped:
+                _log.info("log trimmed", account=account, dropped=dropped, kept_for_queues=kept)
+        bridge.queues.trim_dead(list(registry.by_id()), now_ms - settings.keep_dead_ms)
+
+    def _wake_poll(self, account: str) -> None:
+        if self.bridge.wakes.take(f"poll:{account}", _WAKE_MS):
+            self._send("bridge.poll", (account,))
+
+    def _wake_deliver(self) -> None:
+        if self.bridge.wakes.take("deliver", _WAKE_MS):
+            self._send("bridge.deliver", ())
+
+
+def _report_step(account: str, step: Step) -> None:
+    if step.failure is not None:
+        # Said once as an error; every further failure of the same outage is only noted.
+        say = _log.error if step.failures == 1 and isinstance(step.failure, AccountError) else _log.warning
+        say("polling paused", account=account, reason=str(step.failure), failures=step.failures, pause_ms=step.wait_ms)
+    elif step.polled:
+        _log.debug("polled", account=account, sessions=step.polled, events=step.changed, deliveries=step.routed)
+
+
+def _report_attempt(attempted: Attempted) -> None:
+    dead = attempted.outcome.verdict is Verdict.DEAD
+    (_log.warning if dead else _log.info)(
+        "delivery given up" if dead else "delivery failed",
+        subscription=attempted.subscription,
+        attempt=attempted.attempt,
+        error=attempted.outcome.error,
+        next_attempt_ms=attempted.outcome.due_ms or None,
+    )
+
+
+def _report_trouble(subscription: str, trouble: str) -> None:
+    _log.error("subscription cannot be served", subscription=subscription, reason=trouble)
+
+
+def _report_slice(report: Report) -> None:
+    if report.unsettled:
+        _log.warning("outcomes lost to another holder; these callbacks may repeat", count=report.unsettled)
+    _log.debug("slice", accepted=report.accepted, retrying=report.retrying, dead=report.dead)
