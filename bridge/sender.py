@@ -209,7 +209,7 @@ def _reason(error: BaseException, address: BrokerAddress) -> str:
     broker = f"the broker at {safe_url(address.url)}"
     if _refuses_login.search(f"{type(cause).__name__} {text}"):
         return f"{broker} refuses the login: check the user and password in BRIDGE_BROKER_URL"
-    if "OOM" in text:
+    if "OOM" in text or type(cause).__name__ == "OutOfMemoryError":
         return f"{broker} is out of memory and takes no messages: try again later, and tell its operator"
     if "timeout" in type(cause).__name__.lower():
         return f"{broker} does not answer within 5 s: check BRIDGE_BROKER_URL, and that it runs"

@@ -164,6 +164,17 @@ class Settings(BaseSettings):
             raise ValueError(f"BRIDGE_{missing}_KEY: not set, but BRIDGE_{given}_KEY is; set both or none")
         return self
 
+    @model_validator(mode="after")
+    def _store_can_be_the_broker(self) -> Self:
+        if self.broker_url is None and self.redis_url is not None:
+            try:
+                broker_address(self.redis_url.get_secret_value())
+            except ValueError as error:
+                raise ValueError(
+                    f"BRIDGE_BROKER_URL: not set, and BRIDGE_REDIS_URL cannot stand for it: {error}"
+                ) from None
+        return self
+
     @property
     def broker(self) -> SecretStr | None:
         """The broker's URL as given, the store's where none was; None: embedded."""

@@ -286,6 +286,8 @@ def test_a_store_url_is_spelled_as_redis_reads_it(given: str, read: str) -> None
     ("given", "read", "options"),
     [
         ("valkey://h:1/0", "redis://h:1/0", {}),
+        ("redis://:p%2F@h?db=2", "redis://:p%2F@h/2", {}),
+        ("rediss://h?ssl_ca_certs=/etc/ca.pem", "rediss://h?ssl_ca_certs=/etc/ca.pem", {}),
         ("unix:///run/v.sock?db=2", "redis+socket:///run/v.sock?virtual_host=2", {}),
         ("amqps://u:p@h//", "amqps://u:p@h//", {}),
         (
