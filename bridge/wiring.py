@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import random
+import secrets
+from base64 import b32encode
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cached_property
 from importlib.metadata import version
 from threading import Lock
 
-from bridge.delivery.guard import UrlPolicy
+from bridge.delivery.guard import UrlPolicy, check_resolved, parse_url
 from bridge.delivery.ports import Ports
 from bridge.delivery.transport import Transport
 from bridge.domain.policy import DeliveryPolicy, PollPolicy
+from bridge.domain.signing import SECRET_BYTES, encode_secret
+from bridge.domain.subscriptions import Subscription
 from bridge.errors import SettingsError, StoreUnreachable
 from bridge.polling.poll import Poller
 from bridge.polling.track import Tracker
@@ -112,6 +116,36 @@ class Bridge:
         raise SettingsError(
             "BRIDGE_SECRET_KEYS: not set; make one with `openssl rand -base64 32` and give it to every process"
         )
+
+    def subscribe(self, url: str, account: str = DEFAULT_ACCOUNT) -> tuple[Subscription, str, str | None]:
+        """Add a subscription. Returns it, its secret (``whsec_…``, shown this once), and a note on the URL's name.
+
+        Raises:
+            InvalidUrl: the URL is none that callbacks may go to, by itself or by an address it resolves to.
+        """
+        policy = url_policy(self.settings)
+        target = parse_url(url, policy)
+        note = check_resolved(target, policy)
+        name = "sub_" + b32encode(secrets.token_bytes(10)).decode().lower()
+        key = secrets.token_bytes(SECRET_BYTES)
+        subscription = Subscription(
+            id=name,
+            account=account,
+            url=target.url,
+            created_ms=self.clock.now_ms(),
+            secrets=(self.secret_box.seal(key, name),),
+        )
+        self.subscriptions.put(subscription)
+        return subscription, encode_secret(key), note
+
+    def unsubscribe(self, name: str) -> None:
+        """Remove a subscription with all that waits for it.
+
+        Raises:
+            NotFound: there is none of this id.
+        """
+        self.subscriptions.remove(name)
+        self.queues.remove(name)
 
     @cached_property
     def poll_policy(self) -> PollPolicy:
