@@ -1,0 +1,35 @@
+"""Every command of ``bridge`` and where it is: nothing else of the command line is imported until one is called."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Command:
+    """A command or a group. ``module`` holds ``attribute``: a function for Typer, or a ``typer.Typer`` (a group)."""
+
+    module: str
+    attribute: str
+    help: str
+    panel: str
+
+
+RUN = "Run"
+DEVELOP = "Develop an application"
+
+# In the order of `bridge --help`. A command that is not built yet is absent.
+COMMANDS: dict[str, Command] = {
+    "web": Command(
+        module="bridge.cli.web",
+        attribute="web",
+        help="Serve the HTTP API and the health checks.",
+        panel=RUN,
+    ),
+    "listen": Command(
+        module="bridge.cli.listen",
+        attribute="listen",
+        help="Receive callbacks here, verify and print them.",
+        panel=DEVELOP,
+    ),
+}
