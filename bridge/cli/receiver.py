@@ -11,7 +11,6 @@ import binascii
 import hashlib
 import hmac
 import json
-import os
 import socket
 import sys
 import threading
@@ -141,7 +140,7 @@ class Receiver:
             self._server = _Server(self._address, self.receive)
         except OSError as error:
             host, port = self._address
-            raise UsageError(f"cannot listen on {host}:{port}: {os.strerror(error.errno or 0)}; give another port") from error
+            raise UsageError(f"cannot listen on {host}:{port}: {error.strerror}; give another port") from error
         self._thread = threading.Thread(
             target=self._server.serve_forever, kwargs={"poll_interval": 0.05}, name="receiver", daemon=True
         )

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import socket
 from collections.abc import Callable, Mapping
 from urllib.parse import urlsplit
 
 from bridge.domain.server_urls import BrokerAddress, broker_address, safe_url
-from bridge.errors import BridgeError, BrokerUnreachable, StoreUnreachable, UsageError
+from bridge.errors import BridgeError, BrokerUnreachable, UsageError
 from bridge.settings import Settings
 
 CHECK_TIMEOUT_S = 4.0  # below the 5 s that the application gives a check, so that its own message is seen
@@ -35,27 +34,11 @@ def web() -> None:
         uvicorn.Server(config).run(sockets=[listening])
 
 
-def store_url(settings: Settings) -> str:
-    """BRIDGE_REDIS_URL, else the embedded server that ``bridge up`` runs on BRIDGE_DATA_DIR.
-
-    Raises StoreUnreachable where neither is there.
-    """
-    if settings.redis_url is not None:
-        return settings.redis_url.get_secret_value()
-    from bridge.store.server import running_server
-
-    url = running_server(settings.data_dir)
-    if url is None:
-        raise StoreUnreachable(
-            f"BRIDGE_REDIS_URL is not set, and no `bridge up` runs on {settings.data_dir}: do one or the other"
-        )
-    return url
-
-
 def readiness_checks(settings: Settings) -> Mapping[str, Callable[[], None]]:
     """What ``/readyz`` runs. Raises StoreUnreachable where no store is configured or running."""
-    store = store_url(settings)
-    broker = broker_address(settings.broker.get_secret_value() if settings.broker else store)
+    from bridge.wiring import broker_url, store_url
+
+    store, broker = store_url(settings), broker_address(broker_url(settings))
     return {"store": _pings(store), "broker": _reaches(broker)}
 
 
@@ -105,4 +88,5 @@ def _bound(address: tuple[str, int]) -> socket.socket:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         return socket.create_server(address, family=family, backlog=2048)
     except OSError as error:
-        raise UsageError(f"cannot listen on {host}:{port} ({os.strerror(error.errno or 0)}): set BRIDGE_LISTEN to another") from error
+        reason = (error.strerror or "").partition(" (")[0]  # create_server repeats the address in brackets
+        raise UsageError(f"cannot listen on {host}:{port}: {reason}; set BRIDGE_LISTEN to another") from error
