@@ -32,4 +32,10 @@ COMMANDS: dict[str, Command] = {
         help="Receive callbacks here, verify and print them.",
         panel=DEVELOP,
     ),
+    "simulator": Command(
+        module="bridge.cli.simulator",
+        attribute="simulator",
+        help="Run a USMS here that sends nothing: for trying things out.",
+        panel=DEVELOP,
+    ),
 }

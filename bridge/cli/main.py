@@ -22,8 +22,9 @@ HELP = """UCloud USMS delivery receipts, as signed callbacks."""
 EXAMPLES = """Examples:
 
 \b
-bridge listen --port 9000                receive callbacks here and print them
-bridge COMMAND --help                    what a command does, with its options
+bridge listen --port 9000           receive callbacks here and print them
+bridge simulator --port 8800        a provider to try things out with
+bridge COMMAND --help               what a command does, with its options
 """
 
 
