@@ -11,6 +11,7 @@ import os
 import select
 import socket
 import time
+from collections.abc import Sequence
 from functools import lru_cache
 
 import certifi
@@ -23,13 +24,18 @@ from bridge.errors import InvalidUrl
 
 KEEP_BODY = 1_024  # bytes of an answer that are kept
 READ_BODY = 4_096  # bytes of an answer after which reading stops; also libcurl's read buffer
-_RESOLVING_WAIT_MS = 5  # libcurl's resolver threads wake nothing that pycurl can wait for: look this often meanwhile
-_LARGE_BODY = 65_536  # bytes; an idle handle holds on to its last body unless it is larger
+_LOOK_MS = 50  # the longest wait while anything is in flight, should libcurl ever leave an edge unanswered
+_LOOK_RESOLVING_MS = 5  # libcurl's resolver threads wake nothing that pycurl can wait for: look this often meanwhile
+_LARGE_BODY = 16_384  # bytes; above it a body may take several writes, and is not kept by an idle handle
+_MANY_HEADERS = 300_000  # bytes; libcurl gives up at 307,200, with the code of a broken connection
+
+# Readable, writable, hung up: each once, when it becomes so. 0 where there is no epoll, and nothing is registered.
+_EDGES = select.EPOLLIN | select.EPOLLOUT | select.EPOLLET if hasattr(select, "epoll") else 0
 
 logger = logging.getLogger(__name__)
 
 
-class Request(msgspec.Struct, frozen=True, gc=False):
+class Request(msgspec.Struct, frozen=True):
     """One POST. ``key`` is the caller's own and comes back untouched; ``headers`` are whole lines, ``name: value``.
 
     ``timeout_ms`` is wall clock for everything from resolving the name to the last byte of the answer; at least 1.
@@ -37,7 +43,7 @@ class Request(msgspec.Struct, frozen=True, gc=False):
 
     key: object
     url: str
-    headers: list[bytes | str]
+    headers: Sequence[bytes | str]
     body: bytes
     timeout_ms: int
 
@@ -91,7 +97,7 @@ class _Notes:
             # A number, not the socket: pycurl would duplicate a socket's descriptor, and the first be closed late.
             descriptor = socket.socket(address.family, address.socktype, address.protocol).detach()
             if self._watch is not None:
-                self._watch.register(descriptor, select.EPOLLIN | select.EPOLLOUT | select.EPOLLET)
+                self._watch.register(descriptor, _EDGES)
         except Exception as error:
             # libcurl would see a failed connect, and pycurl print to stderr at most.
             self.fault = f"{type(error).__name__} while opening a socket"
@@ -118,6 +124,11 @@ class _Slot:
 class Transport:
     """Sends POSTs concurrently and hands back their answers. For one thread at a time.
 
+    An answer is what the status line says once the headers were read: a body is kept up to 1 kB and read up to 4 kB
+    (one read buffer more at most), then the connection is closed and the status stands, so a 2xx with an endless body
+    accepts. A body that stalls until the deadline, or breaks off before its announced length, is a failure whatever
+    the status, which the answer still gives.
+
     The caller bounds ``in_flight``, and how much of it one host may take: nothing is queued here, so a host that
     hangs keeps its own sockets and nobody else's turn. ``max_connections`` is how many connections, idle ones
     included, are kept for reuse. ``ca_file`` replaces certifi's bundle.
@@ -132,9 +143,11 @@ class Transport:
         self._idle: list[_Slot] = []
         self._refused: list[tuple[Request, Answer]] = []
         self._resolving: set[_Notes] = set()
+        self._uploading: dict[pycurl.Curl, int] = {}  # to the size of a body that may not be sent yet
         self._fresh = False
         # libcurl's own wait is select(), which cannot see a descriptor above 1,023: two busy slices would reach it.
-        # Edge-triggered and never changed again: perform() reads until a socket is empty or asks to be called at once.
+        # Edge-triggered: registered once a connection instead of changed twice a request. libcurl reads until a
+        # socket is empty, or asks to be called at once; writing is another matter (_rearm).
         self._watch = select.epoll() if hasattr(select, "epoll") else None
         self._multi = pycurl.CurlMulti()
         self._multi.setopt(pycurl.M_MAXCONNECTS, max_connections)
@@ -178,6 +191,8 @@ class Transport:
             self._refused.append((request, Answer(0, Failure.INTERNAL, f"not sent: {error}"[:200], b"", 0)))
             return
         self._active[curl] = slot
+        if len(request.body) > _LARGE_BODY:
+            self._uploading[curl] = len(request.body)
         self._fresh = True
 
     def perform(self, wait_ms: int) -> list[tuple[Request, Answer]]:
@@ -206,6 +221,7 @@ class Transport:
             curl.close()
         self._active.clear()
         self._resolving.clear()
+        self._uploading.clear()
         return requests
 
     def close(self) -> None:
@@ -233,16 +249,31 @@ class Transport:
         due = self._multi.timeout()  # when libcurl itself wants to run next, in ms; -1 for never
         if 0 <= due < wait_ms:
             wait_ms = due
-        if self._resolving:
-            wait_ms = min(wait_ms, _RESOLVING_WAIT_MS)
+        wait_ms = min(wait_ms, _LOOK_RESOLVING_MS if self._resolving else _LOOK_MS)
         if self._watch is None:
             self._multi.select(wait_ms / 1000)
         elif wait_ms:
+            if self._uploading:
+                self._rearm(self._watch)
             self._watch.poll(wait_ms / 1000)
+
+    def _rearm(self, watch: select.epoll) -> None:
+        """Be told again of sockets that can take more of a large body.
+
+        libcurl writes a piece at a time without filling the socket, and a socket that never was full gives no edge.
+        """
+        for curl, size in list(self._uploading.items()):
+            if curl.getinfo(pycurl.SIZE_UPLOAD_T) >= size:
+                del self._uploading[curl]
+                continue
+            descriptor = curl.getinfo(pycurl.ACTIVESOCKET)
+            if descriptor >= 0:
+                watch.modify(descriptor, _EDGES)
 
     def _finish(self, curl: pycurl.Curl, code: int, text: str, now: float) -> tuple[Request, Answer]:
         slot = self._active.pop(curl)
         self._multi.remove_handle(curl)
+        self._uploading.pop(curl, None)
         notes, request = slot.notes, slot.request
         if request is None:
             raise AssertionError("an active slot carries no request")
@@ -253,7 +284,7 @@ class Transport:
         else:
             failure, error = _explain(curl, code, text, slot)
             answer = Answer(status, failure, error, notes.body, elapsed_ms)
-            self._resolving.discard(notes)
+        self._resolving.discard(notes)  # one that failed before it opened a socket
         slot.request = None
         if len(self._idle) >= self._max_idle:
             curl.close()
@@ -288,6 +319,7 @@ _CONSTANT_OPTIONS: tuple[tuple[int, int | str | None], ...] = (
     (pycurl.PROXY, ""),  # none, whatever the environment says
     (pycurl.NOPROXY, "*"),
     (pycurl.NETRC, pycurl.NETRC_IGNORED),
+    (pycurl.USERAGENT, ""),  # pycurl's own name and version are nobody's business; the caller's header line stays
     (pycurl.ACCEPT_ENCODING, None),  # ask for no coding and undo none
     (pycurl.BUFFERSIZE, READ_BODY),
     (pycurl.DNS_CACHE_TIMEOUT, 60),
@@ -299,7 +331,7 @@ _CONSTANT_OPTIONS: tuple[tuple[int, int | str | None], ...] = (
 )
 
 
-def _header_lines(headers: list[bytes | str]) -> list[bytes | str]:
+def _header_lines(headers: Sequence[bytes | str]) -> list[bytes | str]:
     """The lines to send, and one that keeps libcurl from waiting for 100-continue before a large body."""
     for line in headers:
         if isinstance(line, str):
@@ -325,6 +357,8 @@ def _explain(curl: pycurl.Curl, code: int, text: str, slot: _Slot) -> tuple[Fail
     elif failure is Failure.CONNECT:
         number: int = curl.getinfo(pycurl.OS_ERRNO)
         error = os.strerror(number).lower() if number else "cannot connect"
+    elif code == pycurl.E_RECV_ERROR and curl.getinfo(pycurl.HEADER_SIZE) > _MANY_HEADERS:
+        failure, error = Failure.OVERSIZED, "too many response headers"
     elif code == pycurl.E_PEER_FAILED_VERIFICATION:
         error = f"certificate: {text}"[:200]
     else:
