@@ -6,6 +6,7 @@ shortened, with numbers and keys masked, and of what ``requests`` raises only th
 
 from __future__ import annotations
 
+import contextlib
 import ssl
 from collections.abc import Iterator, Sequence
 from urllib.parse import urlencode, urlsplit
@@ -203,15 +204,14 @@ def _read(response: requests.Response) -> bytes:
 
 
 def _parse(status: int, body: bytes, session_nos: Sequence[str]) -> Answer:
-    try:
+    """The answer, whatever its HTTP status if it holds a RetCode; TransientProviderError if it is none."""
+    if 200 <= status < 300:
+        return parse_answer(body, session_nos)
+    with contextlib.suppress(TransientProviderError):
         answer = parse_answer(body, session_nos)
-    except TransientProviderError as error:
-        if 200 <= status < 300:
-            raise
-        raise TransientProviderError(f"HTTP {status}, and {error}") from None
-    if answer.ret_code == 0 and not 200 <= status < 300:
-        raise TransientProviderError(f"HTTP {status}: is BRIDGE_PROVIDER_URL the provider's?")
-    return answer
+        if answer.ret_code:
+            return answer
+    raise TransientProviderError(f"HTTP {status} without a RetCode: is BRIDGE_PROVIDER_URL the provider's?")
 
 
 def _checked_url(url: str) -> str:

@@ -13,6 +13,7 @@ empty, a missing ReceiptTime 0, a CostCount that is no number 0, a description t
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Iterable, Sequence
 from typing import Annotated, cast
@@ -86,9 +87,8 @@ def parse_answer(body: bytes, asked: Sequence[str]) -> Answer:
     Raises TransientProviderError if the body is no JSON object with a RetCode: such an answer is not the provider's
     but some gateway's, or it was cut short. Nothing else that a body may hold raises.
     """
-    try:
-        well_formed = _decoder.decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+    well_formed = _well_formed(body)
+    if well_formed is None:
         return _parse_tolerantly(body, asked)
     collected = _Collected(asked)
     for session in well_formed.Data or ():
@@ -105,6 +105,13 @@ def parse_answer(body: bytes, asked: Sequence[str]) -> Answer:
     return Answer(
         ret_code=well_formed.RetCode, message=well_formed.Message or "", receipts=collected.receipts(skipped=0)
     )
+
+
+def _well_formed(body: bytes) -> _Body | None:
+    try:
+        return _decoder.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
 
 
 class _Collected:
@@ -137,11 +144,8 @@ class _Malformed(Exception):  # noqa: N818 - never leaves this module: it says "
 
 
 def _parse_tolerantly(body: bytes, asked: Sequence[str]) -> Answer:
-    top = _as_object(_load(body))
-    try:
-        ret_code = _number(top.get("RetCode"))
-    except _Malformed:
-        raise TransientProviderError("the answer has no RetCode: is BRIDGE_PROVIDER_URL the provider's?") from None
+    top = _load(body)
+    ret_code = _ret_code(top)
     message = top.get("Message")
     collected = _Collected(asked)
     sessions, skipped = _objects(top.get("Data"))
@@ -167,19 +171,22 @@ def _parse_tolerantly(body: bytes, asked: Sequence[str]) -> Answer:
     )
 
 
-def _load(body: bytes) -> object:
+def _load(body: bytes) -> dict[str, object]:
+    value: object = None
     # The standard library's parser, because msgspec refuses a whole document for one broken character: carriers cut
     # descriptions at a byte, not at a character.
-    try:
-        return cast("object", json.loads(body.decode("utf-8-sig", errors="replace")))
-    except (ValueError, RecursionError):
-        raise TransientProviderError("the answer is no JSON, or was cut short") from None
-
-
-def _as_object(value: object) -> dict[str, object]:
+    with contextlib.suppress(ValueError, RecursionError):
+        value = json.loads(body.decode("utf-8-sig", errors="replace"))
     if not isinstance(value, dict):
-        raise TransientProviderError("the answer is JSON but no object: is BRIDGE_PROVIDER_URL the provider's?")
+        # Not raised while the parser's own error is handled: that holds the whole answer, phones and all.
+        raise TransientProviderError("the answer is no JSON object, or was cut short")
     return cast("dict[str, object]", value)
+
+
+def _ret_code(top: dict[str, object]) -> int:
+    with contextlib.suppress(_Malformed):
+        return _number(top.get("RetCode"))
+    raise TransientProviderError("the answer has no RetCode: is BRIDGE_PROVIDER_URL the provider's?")
 
 
 def _objects(value: object) -> tuple[list[dict[str, object]], int]:

@@ -41,13 +41,16 @@ class SimulatorServer:
 
         Raises UsageError if nothing can listen at host and port (0: a free one).
         """
-        try:
-            family = socket.AF_INET6 if ":" in self._host else socket.AF_INET
-            listener = socket.create_server((self._host, self._port), family=family)
-        except OSError as error:
-            reason = error.strerror or error
-            raise UsageError(f"the simulator cannot listen on {self._host}:{self._port}: {reason}") from error
-        with listener:
+        family = socket.AF_INET6 if ":" in self._host else socket.AF_INET
+        # Named TCP, not left to the default: only then does asyncio turn Nagle's algorithm off for what it accepts,
+        # and a small answer would wait 40 ms for the asker's delayed acknowledgement of its headers.
+        with socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP) as listener:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                listener.bind((self._host, self._port))
+            except OSError as error:
+                reason = error.strerror or error
+                raise UsageError(f"the simulator cannot listen on {self._host}:{self._port}: {reason}") from error
             self._server.listen_at(listener)
 
     def stop(self) -> None:
