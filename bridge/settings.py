@@ -93,7 +93,7 @@ class Settings(BaseSettings):
     provider_timeout_ms: Annotated[int, duration("100ms", "50s")] = _setting(
         "30s", "The longest that one poll may take. Tasks end within 60s, so it stays below."
     )
-    poll_schedule_ms: Annotated[tuple[int, ...], schedule("1s", "15d", ascending=True)] = _setting(
+    poll_schedule_ms: Annotated[tuple[int, ...], schedule("50ms", "15d", ascending=True)] = _setting(
         "10s,30s,1m,2m,5m,10m,20m,40m,80m,3h,6h,12h,24h,48h,72h",
         "The ages (time since sending) at which a session is polled, ±10 %. After the last, its last gap repeats.",
     )

@@ -73,11 +73,14 @@ class Process:
     def tick(self) -> None:
         """Wake what is due, once."""
         bridge = self.bridge
-        due = bridge.index.due(bridge.clock.now_ms())
+        now_ms = bridge.clock.now_ms()
+        due = bridge.index.due(now_ms)
         for account in due.accounts:
             self._wake_poll(account)
         if due.queues:
             self._wake_deliver()
+        # Last: whatever may keep this from being written keeps nothing from being woken.
+        bridge.index.note_tick(now_ms)
 
     # bridge.poll
 

@@ -20,6 +20,30 @@ DEVELOP = "Develop an application"
 
 # In the order of `bridge --help`. A command that is not built yet is absent.
 COMMANDS: dict[str, Command] = {
+    "demo": Command(
+        module="bridge.cli.demo",
+        attribute="demo",
+        help="Watch SMS become callbacks: everything in one terminal, simulated.",
+        panel=RUN,
+    ),
+    "worker": Command(
+        module="bridge.cli.processes",
+        attribute="worker",
+        help="Run a worker: records, polls and delivers.",
+        panel=RUN,
+    ),
+    "beat": Command(
+        module="bridge.cli.processes",
+        attribute="beat",
+        help="Run the clock that wakes what is due.",
+        panel=RUN,
+    ),
+    "flower": Command(
+        module="bridge.cli.processes",
+        attribute="flower",
+        help="Watch the workers with Celery Flower.",
+        panel=RUN,
+    ),
     "web": Command(
         module="bridge.cli.web",
         attribute="web",

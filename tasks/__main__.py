@@ -1,0 +1,90 @@
+"""``python -m tasks worker|beat|flower``: what ``bridge worker``, ``bridge beat`` and ``bridge flower`` become.
+
+A process of its own kind from the start, because ``bridge`` itself imports nothing of Celery.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Callable, Sequence
+
+from bridge.domain.server_urls import safe_url
+from bridge.errors import BridgeError, BrokerUnreachable
+from bridge.observe.logs import get_logger, setup_logging
+from bridge.observe.sentry import setup_sentry
+from bridge.settings import Settings, load_settings, read_environ, unknown_settings
+from bridge.wiring import USER_AGENT, Bridge
+
+_QUEUES = "bridge.track,bridge.control,bridge.poll,bridge.deliver"
+_BROKER_TIMEOUT_S = 5
+
+
+def main(argv: Sequence[str]) -> int:
+    """Check that everything needed is there, then become the process that was asked for. Returns the exit code."""
+    kind, *options = argv
+    try:
+        settings = load_settings()
+        setup_logging(settings.log_format)
+        # A line for each task received and done would bury the bridge's own.
+        for chatty in ("celery", "kombu"):
+            logging.getLogger(chatty).setLevel(logging.WARNING)
+        dsn = settings.sentry_dsn
+        setup_sentry(dsn.get_secret_value() if dsn else None, USER_AGENT)
+        for name, nearest in unknown_settings(read_environ()):
+            hint = f"did you mean {nearest}?" if nearest else "see the README's table of settings"
+            get_logger("bridge").warning("unknown setting", name=name, hint=hint)
+        return _KINDS[kind](settings, options)
+    except BridgeError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+
+
+def _worker(settings: Settings, options: Sequence[str]) -> int:
+    bridge = Bridge(settings)
+    # Each raises at once, with one clear line, what would otherwise fail task after task.
+    _ = bridge.provider, bridge.secret_box
+    bridge.close()
+    arguments = ["--pool", "threads", "--queues", _QUEUES, "--without-gossip", "--without-mingle", *options]
+    return _run(["--quiet", "worker", *arguments])
+
+
+def _beat(settings: Settings, options: Sequence[str]) -> int:
+    Bridge(settings).close()
+    return _run(["--quiet", "beat", *options])
+
+
+def _flower(_settings: Settings, options: Sequence[str]) -> int:
+    return _run(["flower", *options])
+
+
+def _run(argv: Sequence[str]) -> int:
+    from celery.signals import setup_logging as celery_sets_up_logging
+
+    from tasks.app import app
+
+    # A receiver is all it takes for Celery to leave logging alone.
+    celery_sets_up_logging.connect(_leave_logging_alone)
+    try:
+        with app.connection_for_write() as connection:
+            connection.ensure_connection(max_retries=1, timeout=_BROKER_TIMEOUT_S)
+    except (OSError, *connection.connection_errors) as error:
+        broker = safe_url(app.conf.broker_url)
+        raise BrokerUnreachable(
+            f"the broker {broker} does not answer ({type(error).__name__}): check BRIDGE_BROKER_URL and that it runs"
+        ) from error
+    return int(app.start(list(argv)) or 0)
+
+
+def _leave_logging_alone(**_details: object) -> None:
+    pass
+
+
+_KINDS: dict[str, Callable[[Settings, Sequence[str]], int]] = {
+    "worker": _worker,
+    "beat": _beat,
+    "flower": _flower,
+}
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
