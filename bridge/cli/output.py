@@ -8,17 +8,22 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from datetime import UTC, datetime
 
 import msgspec
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
 class At:
-    """A moment, in Unix milliseconds."""
+    """A moment, in Unix milliseconds. No dataclass: msgspec would write one as an object, unasked."""
 
-    ms: int
+    __slots__ = ("_ms",)
+
+    def __init__(self, *, ms: int) -> None:
+        self._ms = ms
+
+    @property
+    def ms(self) -> int:
+        return self._ms
 
 
 def local_time(ms: int) -> str:
