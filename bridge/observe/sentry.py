@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import logging
-import sys
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, cast
 
 import sentry_sdk
+from sentry_sdk.integrations import DidNotEnable
 from sentry_sdk.integrations.argv import ArgvIntegration
 from sentry_sdk.integrations.excepthook import ExcepthookIntegration
 from sentry_sdk.integrations.logging import LoggingIntegration
@@ -24,14 +24,14 @@ if TYPE_CHECKING:
 
 # Parts that hold what was given to us rather than what went wrong.
 _DROPPED = ("breadcrumbs", "user", "request")
-_DROPPED_OF_A_JOB = ("args", "kwargs")
+_ARGUMENTS = ("args", "kwargs")
 
 
 def setup_sentry(dsn: str | None, release: str, transport: type[Transport] | Transport | None = None) -> bool:
     """Report uncaught exceptions and logged errors to ``dsn``; False, and nothing done, without one.
 
-    ``transport`` takes the place of HTTP. To be called before Celery's worker starts, and after ``celery`` is
-    imported where tasks are to be reported; after ``setup_logging``, whose handling of uncaught exceptions it wraps.
+    ``transport`` takes the place of HTTP. To be called before Celery's worker starts, and after
+    ``setup_logging``, which makes uncaught exceptions the error lines that are reported.
     """
     if not dsn:
         return False
@@ -68,28 +68,31 @@ def setup_sentry(dsn: str | None, release: str, transport: type[Transport] | Tra
 
 def _integrations() -> list[Integration]:
     wanted: list[Integration] = [LoggingIntegration(level=None, event_level=logging.ERROR)]
-    # Only in a process that uses it already: the bridge itself knows nothing of Celery.
-    if "celery" in sys.modules:
+    # Here, because it imports Celery: only a process that reports pays for it. Not dependent on whether Celery was
+    # imported before: the worker sets up reporting first.
+    try:
         from sentry_sdk.integrations.celery import CeleryIntegration
-
-        wanted.append(CeleryIntegration(propagate_traces=False))
-    return wanted
+    except DidNotEnable:
+        return wanted
+    return [*wanted, CeleryIntegration(propagate_traces=False)]
 
 
 def _scrubbed(event: Event, _hint: Hint) -> Event | None:
     """The event without what was dropped, everything else scrubbed. If this fails, Sentry's SDK drops the event."""
     kept = {name: value for name, value in cast("Mapping[str, object]", event).items() if name not in _DROPPED}
-    extra = kept.get("extra")
-    if isinstance(extra, Mapping):
-        kept["extra"] = {name: _job(value) if name == "celery-job" else value for name, value in extra.items()}
+    # The integration's "celery-job", and "data" and the parameters of the line that Celery logs of a failed task.
+    for name in ("extra", "logentry"):
+        part = kept.get(name)
+        if isinstance(part, Mapping):
+            kept[name] = {key: _without_arguments(value) for key, value in part.items()}
     _drop_variables(kept)
     return cast("Event", scrub(kept))
 
 
-def _job(value: object) -> object:
+def _without_arguments(value: object) -> object:
     if not isinstance(value, Mapping):
-        return None
-    return {name: member for name, member in value.items() if name not in _DROPPED_OF_A_JOB}
+        return value
+    return {name: member for name, member in value.items() if name not in _ARGUMENTS}
 
 
 def _drop_variables(value: Any) -> None:

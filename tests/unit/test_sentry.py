@@ -147,3 +147,11 @@ def test_a_failed_task_is_reported_without_its_arguments(sent: Collected) -> Non
     (event,) = errors
     assert event["extra"]["celery-job"] == {"task_name": "bridge.track"}
     assert event["exception"]["values"][0]["type"] == "ValueError"
+
+
+def test_the_line_that_celery_logs_of_a_failed_task_has_no_arguments(sent: Collected) -> None:
+    given = {"name": "bridge.track", "args": f"[{LOCAL!r}]", "kwargs": LOCAL, "exc": PHONE}
+    logging.getLogger("celery.like").error("%(name)s raised %(exc)s", given, extra={"data": given})
+    (event,) = sent.events()
+    assert event["extra"]["data"] == {"name": "bridge.track", "exc": "***1234"}
+    assert event["logentry"]["params"] == {"name": "bridge.track", "exc": "***1234"}
