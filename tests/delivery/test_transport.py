@@ -1,0 +1,269 @@
+"""What a receiver does, and what the transport makes of it. Real sockets, all on loopback."""
+
+from __future__ import annotations
+
+import gzip
+from collections.abc import Iterator
+
+import pytest
+
+from bridge.delivery import libcurl
+from bridge.delivery import transport as transport_module
+from bridge.delivery.guard import Target, UrlPolicy, address_refusal
+from bridge.delivery.libcurl import failure_of, pycurl
+from bridge.delivery.transport import KEEP_BODY, Request, Transport
+from bridge.domain.outcome import Failure
+from tests.delivery.posting import LOOPBACK, PATIENT_MS, post, request, run
+from tests.hostile import (
+    NO_CONTENT,
+    Behaviour,
+    Connection,
+    answering,
+    dripping,
+    flooding,
+    ok,
+    once,
+    resetting,
+    serving,
+    silent,
+    unused_port,
+)
+
+
+@pytest.fixture
+def transport() -> Iterator[Transport]:
+    made = Transport(policy=LOOPBACK)
+    yield made
+    made.close()
+
+
+def test_a_204_is_an_answer_and_the_request_arrives_as_given(transport: Transport) -> None:
+    with serving(answering(NO_CONTENT)) as server:
+        answer = post(transport, server.url, body=b"\x00\xff body")
+    assert (answer.status, answer.failure, answer.error, answer.body) == (204, None, "", b"")
+    assert 0 <= answer.elapsed_ms < PATIENT_MS
+    ((head, body),) = server.requests
+    assert body == b"\x00\xff body"
+    first, *lines = head.decode().split("\r\n")
+    assert first == "POST /hook HTTP/1.1"
+    names = [line.partition(":")[0].lower() for line in lines]
+    assert sorted(names) == ["accept", "content-length", "content-type", "host", "webhook-id"]
+
+
+def test_a_body_is_kept_up_to_one_kilobyte(transport: Transport) -> None:
+    with serving(answering(ok(b'{"code":0}'), ok(b"x" * KEEP_BODY), ok(b"y" * 2000), ok())) as server:
+        bodies = [post(transport, server.url).body for _ in range(4)]
+    assert bodies == [b'{"code":0}', b"x" * KEEP_BODY, b"y" * KEEP_BODY, b""]
+    assert server.connections == 1
+
+
+@pytest.mark.parametrize("status", [200, 302, 400, 410, 429, 500, 503])
+def test_every_final_status_is_an_answer(transport: Transport, status: int) -> None:
+    with serving(once(b"HTTP/1.1 %d x\r\nContent-Length: 2\r\n\r\nno" % status)) as server:
+        assert post(transport, server.url).status == status
+
+
+@pytest.mark.parametrize("status", [200, 500])
+def test_an_endless_body_is_cut_and_its_status_stands(transport: Transport, status: int) -> None:
+    with serving(flooding(b"HTTP/1.1 %d x\r\n\r\n" % status, b"z" * 10_000)) as server:
+        answer = post(transport, server.url)
+    assert (answer.status, answer.failure, answer.error) == (status, None, "")
+    assert answer.body == b"z" * KEEP_BODY
+
+
+def test_a_long_body_with_its_length_announced_is_cut_too(transport: Transport) -> None:
+    with serving(answering(ok(b"z" * 5_000_000))) as server:
+        answer = post(transport, server.url)
+    assert (answer.status, answer.failure, len(answer.body)) == (200, None, KEEP_BODY)
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+def test_no_redirect_is_followed(transport: Transport, status: int) -> None:
+    with serving(answering(NO_CONTENT)) as target:
+        for location in (target.url, "file:///etc/passwd", "//127.0.0.1/"):
+            head = f"HTTP/1.1 {status} x\r\nLocation: {location}\r\nContent-Length: 0\r\n\r\n"
+            with serving(once(head.encode())) as server:
+                assert post(transport, server.url).status == status
+    assert target.connections == 0
+
+
+def promising(connection: Connection) -> None:
+    connection.request()
+    connection.sock.sendall(ok(b"xx")[:-1])
+    connection.gone()
+
+
+HANGS: dict[str, Behaviour] = {
+    "says nothing": silent,
+    "a header a byte at a time": dripping(b"HTTP/1.1 200 OK\r\nX-Header: "),
+    "a body a byte at a time": dripping(b"HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\n"),
+    "a promise of more": promising,
+}
+
+
+@pytest.mark.parametrize("behave", HANGS.values(), ids=HANGS.keys())
+def test_one_deadline_covers_the_whole_answer(transport: Transport, behave: Behaviour) -> None:
+    with serving(behave) as server:
+        answer = post(transport, server.url, timeout_ms=300)
+    assert (answer.failure, answer.error) == (Failure.TIMEOUT, "timed out after 300 ms")
+    assert 290 <= answer.elapsed_ms < 3_000
+
+
+FAILURES: dict[str, tuple[Behaviour, Failure, int]] = {
+    "reset": (resetting, Failure.RESET, 0),
+    "hangs up without a word": (once(b""), Failure.RESET, 0),
+    "hangs up within the status line": (once(b"HTTP/1.1 200 OK"), Failure.RESET, 0),
+    "a body shorter than announced": (once(ok(b"x" * 20)[:-5]), Failure.RESET, 200),
+    "HTTP/0.9": (once(b"<html>hello</html>\r\n" * 5), Failure.PROTOCOL, 0),
+    "another protocol": (once(b"SSH-2.0-OpenSSH_9.6\r\n"), Failure.PROTOCOL, 0),
+    "an upgrade nobody asked for": (
+        once(b"HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n"),
+        Failure.RESET,
+        101,
+    ),
+    "a status of no meaning": (once(b"HTTP/1.1 abc OK\r\n\r\n"), Failure.PROTOCOL, 0),
+    "two lengths": (
+        once(b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nxx"),
+        Failure.PROTOCOL,
+        200,
+    ),
+    "a transfer coding nobody asked for": (
+        once(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip\r\n\r\n" + gzip.compress(b"x")),
+        Failure.PROTOCOL,
+        200,
+    ),
+    "a chunk size of no meaning": (
+        once(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n"),
+        Failure.RESET,
+        200,
+    ),
+    "a megabyte of headers": (
+        once(b"HTTP/1.1 200 OK\r\n" + b"X-A: " + b"a" * 1000 + (b"\r\nX-A: " + b"a" * 1000) * 1000 + b"\r\n\r\n"),
+        Failure.OVERSIZED,
+        200,
+    ),
+    "headers without end": (flooding(b"HTTP/1.1 200 OK\r\n", b"X-A: b\r\n"), Failure.OVERSIZED, 200),
+    "one header without end": (flooding(b"HTTP/1.1 200 OK\r\nX-A: ", b"b" * 1000), Failure.OVERSIZED, 200),
+    "interim answers without end": (flooding(b"", b"HTTP/1.1 100 Continue\r\n\r\n"), Failure.OVERSIZED, 100),
+}
+
+
+@pytest.mark.parametrize(("behave", "failure", "status"), FAILURES.values(), ids=FAILURES.keys())
+def test_a_broken_answer_is_a_failure(transport: Transport, behave: Behaviour, failure: Failure, status: int) -> None:
+    with serving(behave) as server:
+        answer = post(transport, server.url + "?token=secret")
+    assert (answer.failure, answer.status) == (failure, status), answer.error
+    assert answer.error
+    assert "secret" not in answer.error
+    assert "\n" not in answer.error
+
+
+def test_nobody_listening_is_a_failed_connect(transport: Transport) -> None:
+    answer = post(transport, f"http://127.0.0.1:{unused_port()}/?secret")
+    assert (answer.status, answer.failure, answer.error) == (0, Failure.CONNECT, "connection refused")
+
+
+def test_a_name_that_does_not_exist_is_a_dns_failure(transport: Transport) -> None:
+    answer = post(transport, "http://nobody.invalid/?secret")  # RFC 6761: never resolves
+    assert (answer.status, answer.failure) == (0, Failure.DNS)
+    assert "secret" not in answer.error
+
+
+def test_a_gzip_bomb_stays_packed(transport: Transport) -> None:
+    bomb = gzip.compress(b"\0" * 1_000_000)
+    with serving(answering(ok(bomb, "Content-Encoding: gzip"))) as server:
+        answer = post(transport, server.url)
+    assert (answer.status, answer.body) == (200, bomb[:KEEP_BODY])
+    assert b"accept-encoding" not in server.requests[0][0].lower()
+
+
+def test_bytes_beyond_the_announced_length_are_not_the_next_answer(transport: Transport) -> None:
+    with serving(answering(ok(b"ab") + b"HTTP/1.1 500 smuggled\r\n\r\n")) as server:
+        answers = [post(transport, server.url) for _ in range(3)]
+    assert [(answer.status, answer.body) for answer in answers] == [(200, b"ab")] * 3
+    assert server.connections == 3
+
+
+def test_a_cookie_does_not_come_back(transport: Transport) -> None:
+    with serving(answering(ok(b"", "Set-Cookie: a=b; Path=/"))) as server:
+        run(transport, *(request(server.url, key) for key in range(2)))
+        run(transport, *(request(server.url, key) for key in range(2)))
+    assert len(server.requests) == 4
+    assert not any(b"cookie" in head.lower() for head, _ in server.requests)
+
+
+@pytest.mark.parametrize("line", ["X-A: b\r\nX-B: c", b"X-A: b\nX-B: c", "X-A: b\0", b"X-A: b\r"])
+def test_a_line_break_in_a_header_is_never_sent(transport: Transport, line: str | bytes) -> None:
+    with serving(answering(NO_CONTENT)) as server:
+        answer = run(transport, Request(1, server.url, [line], b"", PATIENT_MS))[1]
+        assert post(transport, server.url).status == 204
+    assert (answer.status, answer.failure) == (0, Failure.INTERNAL)
+    assert len(server.requests) == 1
+
+
+@pytest.mark.parametrize("reason", ["loopback address", "userinfo", "port", "scheme"])
+def test_a_refused_url_is_blocked_without_a_connection(reason: str) -> None:
+    strict = Transport(policy=UrlPolicy(allow_http=reason != "scheme"))
+    with serving(answering(NO_CONTENT)) as server:
+        url = {
+            "loopback address": server.url,
+            "userinfo": server.url.replace("http://", "http://user@"),
+            "port": "http://example.com:22/",
+            "scheme": server.url,
+        }[reason]
+        answer = post(strict, url)
+        strict.close()
+    assert (answer.status, answer.failure, answer.error) == (0, Failure.BLOCKED, f"blocked: {reason}")
+    assert server.connections == 0
+
+
+@pytest.mark.parametrize("host", ["localhost", "127.0.0.1", "[::1]"])
+def test_a_refused_address_is_blocked_at_the_socket(monkeypatch: pytest.MonkeyPatch, host: str) -> None:
+    """The name passed, as one that changes its answer would; the address decides."""
+    monkeypatch.setattr(transport_module, "parse_url", lambda url, _policy: Target(url, "http", host, 80))
+    strict = Transport(policy=UrlPolicy(allow_http=True))
+    listen_on = "::1" if ":" in host else "127.0.0.1"
+    with serving(answering(NO_CONTENT), host=listen_on) as server:
+        answer = post(strict, f"http://{host}:{server.port}/hook?secret")
+        strict.close()
+    assert (answer.status, answer.failure, answer.error) == (0, Failure.BLOCKED, "blocked: loopback address")
+    assert server.connections == 0
+
+
+def test_ipv6_and_names_work_where_they_are_listed(transport: Transport) -> None:
+    with serving(answering(NO_CONTENT), host="::1") as server:
+        assert post(transport, server.url).status == 204
+    with serving(answering(NO_CONTENT)) as server:
+        assert post(transport, f"http://localhost:{server.port}/").status == 204
+
+
+def test_an_exception_in_a_callback_is_an_answer_and_a_log_line(
+    transport: Transport, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fails(*_: object) -> str | None:
+        raise LookupError("a fault of ours")
+
+    with serving(answering(NO_CONTENT)) as server:
+        with monkeypatch.context() as patched:
+            patched.setattr(transport_module, "address_refusal", fails)
+            answer = post(transport, server.url)
+        assert post(transport, server.url).status == 204
+    assert (answer.failure, answer.error) == (Failure.INTERNAL, "LookupError while opening a socket")
+    assert "a fault of ours" in caplog.text
+
+
+def test_every_libcurl_code_was_thought_of() -> None:
+    codes = {name: getattr(pycurl, name) for name in dir(pycurl) if name.startswith("E_")}
+    codes = {name: code for name, code in codes.items() if not name.startswith("E_MULTI_") and name != "E_OK"}
+    assert len(codes) > 90
+    assert [name for name, code in codes.items() if code not in libcurl._FAILURES] == []
+    assert failure_of(pycurl.E_OPERATION_TIMEDOUT) is Failure.TIMEOUT
+    assert failure_of(123_456) is Failure.INTERNAL
+    assert Failure.BLOCKED not in {failure_of(code) for code in codes.values()}, "known by our own record only"
+
+
+def test_the_address_check_is_cached() -> None:
+    hits = address_refusal.cache_info().hits
+    assert address_refusal("127.0.0.1", LOOPBACK) is None
+    assert address_refusal("127.0.0.1", LOOPBACK) is None
+    assert address_refusal.cache_info().hits > hits
