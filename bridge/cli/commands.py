@@ -26,6 +26,12 @@ COMMANDS: dict[str, Command] = {
         help="Watch SMS become callbacks: everything in one terminal, simulated.",
         panel=RUN,
     ),
+    "up": Command(
+        module="bridge.cli.up",
+        attribute="up",
+        help="Run everything in one terminal, with your settings.",
+        panel=RUN,
+    ),
     "worker": Command(
         module="bridge.cli.processes",
         attribute="worker",
