@@ -8,7 +8,6 @@ share its files with the next one.
 from __future__ import annotations
 
 import base64
-import binascii
 import fcntl
 import importlib.metadata
 import json
@@ -279,7 +278,7 @@ def embedded_secret_keys(data_dir: Path) -> str:
     keys = path.read_text(encoding="ascii", errors="replace").strip()
     try:
         whole = all(len(base64.b64decode(key, validate=True)) == 32 for key in keys.split(","))
-    except binascii.Error:
+    except ValueError:  # not base64, or not ASCII
         whole = False
     if not whole:
         raise SecretsUnreadable(f"{path} must hold base64 of 32 bytes: restore it from a backup")
