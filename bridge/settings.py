@@ -126,7 +126,7 @@ class Settings(BaseSettings):
         "", "Networks that callbacks may reach although they are private: everything not public is refused otherwise."
     )
     allow_ports: Annotated[tuple[int, ...], ports()] = _setting(
-        "", "The only ports that callbacks may use. Unset: any."
+        "", "The only ports that callbacks may use. Unset: 80, 443, and 1024 and up but for well-known databases'."
     )
     allow_http: Annotated[bool, yes_no()] = _setting(
         "no", "Whether a callback URL may be http://, where anybody on the way can read the phones."

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 
 from bridge.domain.server_urls import safe_url
@@ -36,7 +37,7 @@ def main(argv: Sequence[str]) -> int:
             get_logger("bridge").warning("unknown setting", name=name, hint=hint)
         return _KINDS[kind](settings, options)
     except BridgeError as error:
-        print(f"error: {error}", file=sys.stderr)
+        sys.stderr.write(f"error: {error}\n")
         return error.exit_code
 
 
@@ -59,21 +60,27 @@ def _flower(_settings: Settings, options: Sequence[str]) -> int:
 
 
 def _run(argv: Sequence[str]) -> int:
+    from celery.exceptions import SecurityWarning
     from celery.signals import setup_logging as celery_sets_up_logging
+    from kombu.exceptions import OperationalError
 
     from tasks.app import app
 
     # A receiver is all it takes for Celery to leave logging alone.
     celery_sets_up_logging.connect(_leave_logging_alone)
+    # Celery warns of root because of pickle, and no message here may be one. In containers root is the rule.
+    warnings.filterwarnings("ignore", category=SecurityWarning)
     try:
         with app.connection_for_write() as connection:
             connection.ensure_connection(max_retries=1, timeout=_BROKER_TIMEOUT_S)
-    except (OSError, *connection.connection_errors) as error:
+    except (OSError, OperationalError) as error:
         broker = safe_url(app.conf.broker_url)
         raise BrokerUnreachable(
             f"the broker {broker} does not answer ({type(error).__name__}): check BRIDGE_BROKER_URL and that it runs"
         ) from error
-    return int(app.start(list(argv)) or 0)
+    # The stubs say that it returns nothing; it returns the exit code of what ended it.
+    code: int | None = app.start(list(argv))  # type: ignore[func-returns-value]
+    return code or 0
 
 
 def _leave_logging_alone(**_details: object) -> None:

@@ -6,8 +6,9 @@ import itertools
 import random
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from threading import Lock
-from typing import Annotated, cast
+from typing import Annotated, NoReturn, cast
 
 import msgspec
 import requests
@@ -95,6 +96,10 @@ def demo(
     sessions: Annotated[int, typer.Option(min=1, max=10_000, help="How many SMS to send at first.")] = 6,
     leave: Annotated[bool, typer.Option("--exit", help="End when every status has arrived, with a summary.")] = False,
     json: Annotated[bool, typer.Option("--json", help="The summary as one JSON object (with --exit).")] = False,
+    record: Annotated[
+        Path | None,
+        typer.Option(metavar="F", help="Keep each POST as it came in a file, a JSON object a line, the secret first."),
+    ] = None,
 ) -> None:
     """Watch SMS become callbacks: an embedded Valkey, a simulated provider, a worker, and a verifying receiver.
 
@@ -108,14 +113,15 @@ def demo(
         raise typer.BadParameter("--json needs --exit", param_hint="--json")
     began = time.monotonic()
     heard = Heard(began)
-    with Family("demo") as family, Receiver(on_callback=heard.note) as receiver, View(quiet=json) as view:
+    receiver = Receiver(on_callback=heard.note, record=record is not None)
+    with Family("demo") as family, receiver, View(quiet=json) as view:
         run = _Run(family, receiver, heard, view, began)
-        run.prepare()
-        if leave:
-            summary = run.to_the_end(sessions)
-        else:
-            run.until_stopped(sessions)
-            return
+        secret = run.prepare()
+        try:
+            summary = run.to_the_end(sessions) if leave else run.until_stopped(sessions)
+        finally:
+            if record is not None:
+                _write_record(record, secret, receiver)
     if json:
         print(to_json(summary))
     else:
@@ -137,8 +143,8 @@ class _Run:
         self._sessions = 0
         self._numbers = (f"(86)185{number:08d}" for number in itertools.count(random.randrange(10**7)))  # noqa: S311
 
-    def prepare(self) -> None:
-        """Start everything, and register the receiver."""
+    def prepare(self) -> str:
+        """Start everything, and register the receiver. Returns its secret."""
         self._view.say(f"starting Valkey, a simulated provider, a worker and beat (times compressed {FACTOR} times)")
         house = self._house
         house.start_store_and_provider()
@@ -153,6 +159,7 @@ class _Run:
         self._receiver.set_secret(secret)
         house.start_web()
         self._view.say(f"subscribed {self._receiver.url} as {subscription.id}, with a secret of its own")
+        return secret
 
     def to_the_end(self, sessions: int) -> Summary:
         """Send, and wait until every phone's last status has arrived."""
@@ -170,7 +177,7 @@ class _Run:
         self._show()
         return self._summary()
 
-    def until_stopped(self, sessions: int) -> None:
+    def until_stopped(self, sessions: int) -> NoReturn:
         """Send another SMS now and then, and show what happens, until Ctrl-C."""
         self._send(sessions)
         next_send = time.monotonic() + _EVERY_S
@@ -242,6 +249,12 @@ def expected_statuses(told: Iterable[Mapping[str, object]]) -> dict[Phone, list[
         key = (str(phone["session_no"]), str(phone["phone"]), str(phone["user_id"]))
         expected[key] = [status for status, _ in itertools.groupby(statuses)]
     return expected
+
+
+def _write_record(path: Path, secret: str, receiver: Receiver) -> None:
+    lines = [to_json({"secret": secret})]
+    lines += [to_json({"headers": request.headers, "body": request.body.decode()}) for request in receiver.recorded]
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
 def _missing(wanted: Sequence[str], found: Sequence[str]) -> list[str]:

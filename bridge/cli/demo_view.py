@@ -16,7 +16,7 @@ from rich.text import Text
 from bridge.cli.output import local_time, show
 from bridge.cli.receiver import Callback, Counts
 
-_ROWS = 14
+_MOST_ROWS = 14
 _CALLBACKS = 6
 _COLOURS = {"delivered": "green", "undelivered": "red", "expired": "magenta", "unknown": "yellow", "tracked": "dim"}
 
@@ -58,7 +58,7 @@ class View:
     ) -> None:
         """The present state of things."""
         if self._live is not None:
-            table = _phones(list(phones)[-_ROWS:], statuses)
+            table = _phones(list(phones)[-self._rows() :], statuses)
             arrived = [_callback(callback) for callback in callbacks[-_CALLBACKS:]]
             self._live.update(Group(table, *arrived, _counts(counts)))
         elif not self._quiet:
@@ -66,15 +66,18 @@ class View:
                 print(_callback(callback).plain)
             self._printed = len(callbacks)
 
+    def _rows(self) -> int:
+        """How many phones fit, beside headings, callbacks (which may take two lines each) and counts."""
+        height = self._live.console.height if self._live is not None else 0
+        return max(3, min(_MOST_ROWS, height - 8 - 2 * _CALLBACKS))
+
     def summary(self, values: Mapping[str, object]) -> None:
         """How it ended."""
         print()
         show(values, json=False)
 
 
-def _phones(
-    phones: Sequence[tuple[str, str, str]], statuses: Mapping[tuple[str, str, str], Sequence[str]]
-) -> Table:
+def _phones(phones: Sequence[tuple[str, str, str]], statuses: Mapping[tuple[str, str, str], Sequence[str]]) -> Table:
     table = Table(box=box.SIMPLE_HEAD, title="phones", title_justify="left", title_style="bold")
     for heading in ("session", "phone", "status as told by signed callbacks"):
         table.add_column(heading, no_wrap=True)
