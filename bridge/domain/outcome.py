@@ -68,7 +68,7 @@ def judge(answer: Answer, attempt: int, schedule_ms: tuple[int, ...], now_ms: in
     """
     if answer.failure is None and 200 <= answer.status < 300:
         return Outcome(Verdict.ACCEPTED)
-    error = answer.error or f"HTTP {answer.status}"
+    error = answer.error or (f"HTTP {answer.status}" if answer.failure is None else answer.failure.value)
     if attempt > len(schedule_ms):
         return Outcome(Verdict.DEAD, error=error)
     wait_ms = round(schedule_ms[attempt - 1] * (0.8 + 0.4 * chance))

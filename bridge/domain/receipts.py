@@ -86,9 +86,10 @@ def normalise_phone(phone: str) -> str:
     """The digits that phones are compared on: a leading 00 dropped, a bare 11-digit number starting with 1 gets 86.
 
     ``(0086)18500000000``, ``(86)18500000000`` and ``18500000000`` are one phone. A phone without a digit is
-    compared as it stands: the provider's own example echoes ``QbPtKJPa``.
+    compared as it stands: the provider's own example echoes ``QbPtKJPa``. This is a key, not a number to dial: an
+    American ``(1)4155550100`` has 11 digits that start with 1 too, and gets 86 however it is written.
     """
-    digits = _NOT_DIGITS.sub("", phone)
+    digits = phone if phone.isdecimal() and phone.isascii() else _NOT_DIGITS.sub("", phone)
     digits = digits.removeprefix("00")
     if not digits:
         return phone

@@ -22,29 +22,25 @@ def next_poll_ms(
 
     ``ages_ms`` are ages since sending; steps that passed meanwhile count as made, and after the last one its gap
     repeats. An age is spread by ±10 % (``chance`` in [0, 1)) and rounded up to a grid of 5 % of itself, so that
-    sessions come due together and calls fill. The deadline is a step of its own: giving up needs an answer at or
-    after it. A session without an expectation whose phones are all final is asked at four late ages instead.
+    sessions come due together and calls fill; a repeated gap likewise, of the gap. The deadline is a step of its
+    own: giving up needs an answer at or after it. A session without an expectation whose phones are all final is
+    asked at four late ages instead.
     """
     if state.settled_ms:
         return None
     age_ms = now_ms - state.sent_ms
     ages_ms = OPEN_SESSION_AGES_MS if is_quiet(state) else ages_ms
-    step_ms = _next_age(ages_ms, age_ms)
-    due_ms = _round_up(state.sent_ms + _spread(step_ms, chance), step_ms)
+    # A step that its own spread put a little early must not be made twice.
+    step_ms = next((step_ms for step_ms in ages_ms if step_ms * 0.9 > age_ms), None)
+    if step_ms is not None:
+        due_ms = _round_up(state.sent_ms + _spread(step_ms, chance), step_ms)
+    else:
+        # Counted from now: ±10 % of the age would be hours for a gap of minutes, and often in the past.
+        gap_ms = ages_ms[-1] - ages_ms[-2] if len(ages_ms) > 1 else ages_ms[-1]
+        due_ms = _round_up(now_ms + _spread(gap_ms, chance), gap_ms)
     due_ms = max(due_ms, now_ms + 1)
     deadline_ms = state.sent_ms + give_up_ms
     return min(due_ms, deadline_ms) if now_ms < deadline_ms else due_ms
-
-
-def _next_age(ages_ms: Sequence[int], age_ms: int) -> int:
-    for step_ms in ages_ms:
-        # A step that its own spread put a little early must not be made twice.
-        if step_ms * 0.9 > age_ms:
-            return step_ms
-    gap_ms = ages_ms[-1] - ages_ms[-2] if len(ages_ms) > 1 else ages_ms[-1]
-    passed = (age_ms - ages_ms[-1]) // gap_ms + 1 if age_ms >= ages_ms[-1] else 1
-    step_ms = ages_ms[-1] + passed * gap_ms
-    return step_ms if step_ms * 0.9 > age_ms else step_ms + gap_ms
 
 
 def _spread(age_ms: int, chance: float) -> int:

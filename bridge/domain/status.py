@@ -7,11 +7,13 @@
     no_receipt → delivered | undelivered | expired | failed        late
     a provider's final → another one, if its ReceiptTime increased   corrected
 
-Everything else the provider may say changes nothing and is counted.
+Everything else the provider may say changes nothing and is counted. No decision depends on the order within an
+answer, and the same answer applied again changes nothing.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 
 import msgspec
@@ -24,6 +26,16 @@ LONGEST_AGE_MS = 15 * 24 * 3600 * 1000
 
 OPEN_SESSION_AGES_MS = (20 * 60_000, 3 * 3600_000, 12 * 3600_000, 24 * 3600_000)
 """When a session without an expectation is asked again, after every phone seen so far is final."""
+
+_FIRST_FINAL = int(Status.DELIVERED)
+
+Key = tuple[str, str]
+"""What tells one receipt of a session from another: the normalised phone and the user id."""
+
+Word = tuple[Status, Receipt]
+
+Expectation = tuple[str, str | None]
+"""A phone as the sender listed it, and its user id where one was given."""
 
 
 class PhoneState(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -55,7 +67,7 @@ class SessionState(msgspec.Struct, frozen=True, array_like=True):
     polled_ms: int = 0
     settled_ms: int = 0
     expected_count: int | None = None
-    awaiting: tuple[tuple[str, str | None], ...] = ()
+    awaiting: tuple[Expectation, ...] = ()
     phones: tuple[PhoneState, ...] = ()
     metadata: str = ""
 
@@ -88,18 +100,18 @@ def transition(state: SessionState, receipts: Iterable[Receipt], now_ms: int, gi
     ``receipts`` are all that the answer holds for this session, in any order; one key's latest word counts.
     ``give_up_ms`` is the age (since sending) from which phones without a final word become ``no_receipt``.
     """
+    receipts = list(receipts)
     known = {(phone.phone, phone.user_id): phone.status for phone in state.phones}
-    news = [
-        receipt
-        for receipt in receipts
-        if known.get((receipt.phone, receipt.user_id)) != classify(receipt.result, receipt.code)
-    ]
+    # Most answers say what is known already, in the spelling that is known: those are told apart without more ado.
+    news = [True for word in receipts if known.get((word.phone, word.user_id)) != classify(word.result, word.code)]
     past_deadline = now_ms - state.sent_ms >= give_up_ms
     if not news and not past_deadline:
         return Transition(_polled(state, now_ms, settled=is_complete(state, now_ms)), ())
     draft = _Draft(state, now_ms)
-    for receipt in _latest_words(news):
-        draft.hear(receipt)
+    # Not of the news alone: a key may have a known and a new word in one answer, and the known one be the later.
+    for key, (status, receipt) in _latest_words(receipts):
+        draft.hear(key, status, receipt)
+    draft.match()
     if past_deadline:
         draft.give_up()
     after = draft.state()
@@ -111,27 +123,25 @@ def is_complete(state: SessionState, now_ms: int) -> bool:
     """Whether every expected phone is final or, without an expectation, all seen are and the last look was made."""
     if state.awaiting:
         return False
-    listed = [phone for phone in state.phones if phone.expected]
+    listed = [phone.status for phone in state.phones if phone.expected]
     if listed:
-        return all(Status(phone.status).is_final for phone in listed)
+        return min(listed) >= _FIRST_FINAL
     if state.expected_count is not None:
-        return sum(Status(phone.status).is_final for phone in state.phones) >= state.expected_count
+        return _finals(state) >= state.expected_count
     # Polls are spread by ±10 %: the last look may have been that much early.
     return is_quiet(state) and now_ms - state.sent_ms >= 0.9 * OPEN_SESSION_AGES_MS[-1]
 
 
 def is_quiet(state: SessionState) -> bool:
     """Whether a session without an expectation has only final phones, and at least one."""
-    if state.expected_count is not None or not state.phones:
-        return False
-    return all(Status(phone.status).is_final for phone in state.phones)
+    return state.expected_count is None and 0 < len(state.phones) == _finals(state)
 
 
 def track(state: SessionState | None, request: SessionRequest, now_ms: int) -> SessionState:
     """What tracking makes of a session: a new one, or the known one merged with the later call's words.
 
     The later call's expectation and metadata count where given, the earlier ``sent_at`` does. A settled session
-    reopens only if the new expectation names phones that it has not heard of.
+    reopens only if the later call expects phones that it did not settle for.
     """
     sent_ms = now_ms if request.sent_at_ms is None else request.sent_at_ms
     sent_ms = min(now_ms, max(sent_ms, now_ms - LONGEST_AGE_MS))
@@ -142,17 +152,59 @@ def track(state: SessionState | None, request: SessionRequest, now_ms: int) -> S
     if request.metadata_json:
         state = msgspec.structs.replace(state, metadata=request.metadata_json)
     if request.phones is not None:
-        state = _expect(state, request.phones)
+        after = _expect(state, request.phones)
     elif request.phone_count is not None:
-        state = msgspec.structs.replace(
-            state,
-            expected_count=request.phone_count,
-            awaiting=(),
-            phones=tuple(msgspec.structs.replace(phone, expected=False) for phone in state.phones),
-        )
-    if state.settled_ms and not is_complete(state, now_ms) and not is_quiet(state):
-        state = msgspec.structs.replace(state, settled_ms=0)
-    return state
+        phones = tuple(msgspec.structs.replace(phone, expected=False) for phone in state.phones)
+        after = msgspec.structs.replace(state, expected_count=request.phone_count, awaiting=(), phones=phones)
+    else:
+        return state
+    if state.settled_ms and _expects_more(state, after):
+        return msgspec.structs.replace(after, settled_ms=0)
+    return after
+
+
+def _expects_more(settled: SessionState, after: SessionState) -> bool:
+    """Whether a new expectation asks for phones beyond those that a session settled for."""
+    listed = [phone.status for phone in after.phones if phone.expected]
+    if after.awaiting or listed:
+        # By the deadline a session settles with expectations unmet: to repeat them asks for nothing new.
+        unmet = Counter(after.awaiting) - Counter(settled.awaiting)
+        return bool(unmet) or min(listed, default=_FIRST_FINAL) < _FIRST_FINAL
+    return (after.expected_count or 0) > max(settled.expected_count or 0, _finals(settled))
+
+
+def _expect(state: SessionState, listed: Sequence[Expectation]) -> SessionState:
+    awaiting, met = _match(listed, [(normalise_phone(phone.phone), phone.user_id) for phone in state.phones])
+    phones = tuple(
+        msgspec.structs.replace(phone, expected=(normalise_phone(phone.phone), phone.user_id) in met)
+        for phone in state.phones
+    )
+    return msgspec.structs.replace(state, expected_count=len(listed), awaiting=tuple(awaiting), phones=phones)
+
+
+def _match(awaiting: Sequence[Expectation], heard: Sequence[Key]) -> tuple[list[Expectation], set[Key]]:
+    """Which expectations are left once those that ``heard`` meets are taken, and which of ``heard`` meet one.
+
+    A multiset: each phone heard meets one listing of it. Its own user id comes first, then a listing without one,
+    then any: carriers shorten user ids, and a session must not wait three days for a spelling.
+    """
+    by_key: dict[Key, list[int]] = {}
+    for place, (listed, wanted) in enumerate(awaiting):
+        by_key.setdefault((normalise_phone(listed), wanted or ""), []).append(place)
+    met = {key for key in heard if key in by_key}
+    taken = {by_key[key].pop(0) for key in met}
+    by_phone: dict[str, list[int]] = {}
+    for key, places in sorted(by_key.items(), key=lambda item: item[0][1] != ""):
+        by_phone.setdefault(key[0], []).extend(places)
+    for key in heard:
+        if key not in met and by_phone.get(key[0]):
+            taken.add(by_phone[key[0]].pop(0))
+            met.add(key)
+    return [one for place, one in enumerate(awaiting) if place not in taken], met
+
+
+def _finals(state: SessionState) -> int:
+    return len([True for phone in state.phones if phone.status >= _FIRST_FINAL])
 
 
 def _polled(state: SessionState, now_ms: int, *, settled: bool) -> SessionState:
@@ -169,45 +221,25 @@ def _polled(state: SessionState, now_ms: int, *, settled: bool) -> SessionState:
     )
 
 
-def _latest_words(receipts: Sequence[Receipt]) -> list[Receipt]:
-    """One receipt per (phone, user id), whatever the order they came in: a final word, then the latest one."""
-    if len(receipts) == 1:
-        return list(receipts)
-    best: dict[tuple[str, str], tuple[tuple[bool, int, int, str, str, str], Receipt]] = {}
+def _latest_words(receipts: Sequence[Receipt]) -> list[tuple[Key, Word]]:
+    """One word per key, in an order that is not the answer's: of a key, a final one, then the latest.
+
+    Finals come first, then the earlier: so which user id of a phone gets which sequence, and which receipt meets an
+    expectation, is the same however the provider sorts.
+    """
+    words: dict[Key, Word] = {}
     for receipt in receipts:
         key = (normalise_phone(receipt.phone), receipt.user_id)
-        status = classify(receipt.result, receipt.code)
-        rank = (
-            status.is_final,
-            receipt.time,
-            int(status),
-            receipt.phone,
-            receipt.code,
-            receipt.description,
-        )
-        if key not in best or rank > best[key][0]:
-            best[key] = (rank, receipt)
-    return [receipt for _, receipt in best.values()]
+        word = (classify(receipt.result, receipt.code), receipt)
+        other = words.get(key)
+        if other is None or _rank(word) > _rank(other):
+            words[key] = word
+    return sorted(words.items(), key=lambda item: (item[1][0] < _FIRST_FINAL, item[1][1].time, item[0]))
 
 
-def _take_expectation(awaiting: list[tuple[str, str | None]], phone: str, user_id: str) -> bool:
-    """Remove from ``awaiting`` what this phone meets: its own user id first, else an entry that names none."""
-    digits = normalise_phone(phone)
-    for wanted in (user_id, None):
-        for place, (listed, listed_user) in enumerate(awaiting):
-            if listed_user == wanted and normalise_phone(listed) == digits:
-                del awaiting[place]
-                return True
-    return False
-
-
-def _expect(state: SessionState, listed: tuple[tuple[str, str | None], ...]) -> SessionState:
-    awaiting = list(listed)
-    phones = tuple(
-        msgspec.structs.replace(phone, expected=_take_expectation(awaiting, phone.phone, phone.user_id))
-        for phone in state.phones
-    )
-    return msgspec.structs.replace(state, expected_count=len(listed), awaiting=tuple(awaiting), phones=phones)
+def _rank(word: Word) -> tuple[bool, int, int, tuple[object, ...]]:
+    status, receipt = word
+    return status >= _FIRST_FINAL, receipt.time, int(status), msgspec.structs.astuple(receipt)
 
 
 class _Draft:
@@ -216,72 +248,84 @@ class _Draft:
     def __init__(self, state: SessionState, now_ms: int) -> None:
         self._before = state
         self._now_ms = now_ms
-        self._awaiting = list(state.awaiting)
-        self._phones = {(normalise_phone(phone.phone), phone.user_id): phone for phone in state.phones}
+        self._awaiting: Sequence[Expectation] = state.awaiting
+        self._phones: dict[Key, PhoneState] = {}
+        # Counted over a phone's user ids together: a receiver orders by phone, and does not know ours.
+        self._sequences: dict[str, int] = {}
+        self._unmatched: list[Key] = []
         self.changes: list[Change] = []
         self.regressed = 0
         self.conflicts = 0
+        for phone in state.phones:
+            digits = normalise_phone(phone.phone)
+            self._phones[digits, phone.user_id] = phone
+            self._sequences[digits] = max(phone.sequence, self._sequences.get(digits, 0))
 
-    def hear(self, receipt: Receipt) -> None:
-        status = classify(receipt.result, receipt.code)
-        known = self._phones.get((normalise_phone(receipt.phone), receipt.user_id))
+    def hear(self, key: Key, status: Status, receipt: Receipt) -> None:
+        known = self._phones.get(key) or self._given_up(key[0])
         previous = Status.TRACKED if known is None else Status(known.status)
-        if status == previous:
+        if status is previous:
             return
-        if previous.is_final and not status.is_final:
+        if previous >= _FIRST_FINAL and status < _FIRST_FINAL:
             self.regressed += 1
             return
         corrected = previous.is_provider_final
         if corrected and known is not None and receipt.time <= known.receipt_time:
             self.conflicts += 1
             return
-        self._change(
-            receipt.phone,
-            receipt.user_id,
-            status,
-            previous,
-            receipt=receipt,
-            corrected=corrected,
-            late=previous is Status.NO_RECEIPT,
-        )
+        if known is None:
+            self._unmatched.append(key)
+        elif known.user_id != key[1]:
+            del self._phones[key[0], known.user_id]
+        expected = known is not None and known.expected
+        self._change(key, receipt.phone, status, previous, receipt, expected=expected, corrected=corrected)
+
+    def match(self) -> None:
+        """Let the phones first heard of in this answer meet expectations."""
+        if self._awaiting and self._unmatched:
+            self._awaiting, met = _match(self._awaiting, self._unmatched)
+            for key in met:
+                self._phones[key] = msgspec.structs.replace(self._phones[key], expected=True)
 
     def give_up(self) -> None:
-        for phone in list(self._phones.values()):
-            if not Status(phone.status).is_final:
-                self._change(phone.phone, phone.user_id, Status.NO_RECEIPT, Status(phone.status))
-        for listed, user_id in list(self._awaiting):
-            if (normalise_phone(listed), user_id or "") not in self._phones:
-                self._change(listed, user_id or "", Status.NO_RECEIPT, Status.TRACKED)
-        self._awaiting = []
+        for key, phone in list(self._phones.items()):
+            if phone.status < _FIRST_FINAL:
+                status = Status(phone.status)
+                self._change(key, phone.phone, Status.NO_RECEIPT, status, None, expected=phone.expected)
+        left = []
+        for listed, user_id in self._awaiting:
+            key = (normalise_phone(listed), user_id or "")
+            if key in self._phones:
+                # Listed twice, heard of once: there is no second key to speak of.
+                left.append((listed, user_id))
+            else:
+                self._change(key, listed, Status.NO_RECEIPT, Status.TRACKED, None, expected=True)
+        self._awaiting = left
 
     def state(self) -> SessionState:
         return msgspec.structs.replace(
             self._before, awaiting=tuple(self._awaiting), phones=tuple(self._phones.values())
         )
 
+    def _given_up(self, digits: str) -> PhoneState | None:
+        """The phone given up on as it was listed, without a user id: its late receipt may come with one."""
+        phone = self._phones.get((digits, ""))
+        return phone if phone is not None and phone.expected and phone.status == Status.NO_RECEIPT else None
+
     def _change(
         self,
+        key: Key,
         phone: str,
-        user_id: str,
         status: Status,
         previous: Status,
+        receipt: Receipt | None,
         *,
-        receipt: Receipt | None = None,
+        expected: bool,
         corrected: bool = False,
-        late: bool = False,
     ) -> None:
-        digits = normalise_phone(phone)
-        # Counted over the phone's user ids together: a receiver orders by phone, and does not know ours.
-        sequence = 1 + max((p.sequence for (d, _), p in self._phones.items() if d == digits), default=0)
-        known = self._phones.get((digits, user_id))
-        expected = known.expected if known else _take_expectation(self._awaiting, phone, user_id)
-        self._phones[digits, user_id] = PhoneState(
-            phone=phone,
-            user_id=user_id,
-            status=int(status),
-            sequence=sequence,
-            receipt_time=receipt.time if receipt else 0,
-            changed_ms=self._now_ms,
-            expected=expected,
-        )
+        digits, user_id = key
+        sequence = self._sequences[digits] = self._sequences.get(digits, 0) + 1
+        time = receipt.time if receipt else 0
+        self._phones[key] = PhoneState(phone, user_id, int(status), sequence, time, self._now_ms, expected)
+        late = previous is Status.NO_RECEIPT
         self.changes.append(Change(phone, user_id, status, previous, sequence, corrected, late, receipt))
