@@ -11,6 +11,9 @@ import msgspec
 from bridge.store import keys
 from bridge.store.client import Call, Client
 
+TICK_KEPT_MS = 10_000
+"""Ten ticks: a worker that is busy, or being replaced, is not taken for dead."""
+
 
 class DueNow(msgspec.Struct, frozen=True):
     """What the heads of the shards' indexes name: accounts to poll, and (subscription, shard) with due lanes."""
@@ -41,6 +44,15 @@ class Index:
                 else:
                     queues.append((name, shard))
         return DueNow(frozenset(accounts), tuple(queues))
+
+    def note_tick(self, now_ms: int) -> None:
+        """Leave word, for 10 s, that a tick ran: beat, the broker and a worker are alive."""
+        self._client.commands([["SET", keys.BEAT, now_ms, "PX", TICK_KEPT_MS]])
+
+    def last_tick_ms(self) -> int | None:
+        """When the last tick ran (Unix ms, the server's), None if that is longer ago than 10 s."""
+        (reply,) = self._client.commands([["GET", keys.BEAT]])
+        return None if reply is None else int(cast("bytes", reply))
 
 
 class Wakes:

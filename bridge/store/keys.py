@@ -11,6 +11,7 @@ u:subscriptions          hash   subscriptions add, remove               one fiel
 u:accounts               set    bridge.track                            one member an account
 u:rejected:<a>           stream bridge.track                            newest 10,000
 u:wake:<what>            string whoever wakes a task                    a TTL of seconds
+u:beat                   string bridge.tick                             a TTL of 10 s
 u:rate:<a>               hash   bridge.poll                             a TTL of a minute
 u:pause:<a>              hash   bridge.poll                             a TTL of an hour; why calls are paused
 u:paused:<a>             string bridge.poll                             a TTL of a minute at most
@@ -35,6 +36,7 @@ from zlib import crc32
 STORE = "u:store"
 SUBSCRIPTIONS = "u:subscriptions"
 ACCOUNTS = "u:accounts"
+BEAT = "u:beat"
 
 LANE_BUCKETS = 1024
 """Hashes a shard's lanes of one subscription are spread over: at 1,000,000 waiting in 8 shards each holds about 122
