@@ -9,6 +9,7 @@ import logging
 import sys
 import warnings
 from collections.abc import Callable, Sequence
+from typing import cast
 
 from bridge.domain.server_urls import safe_url
 from bridge.errors import BridgeError, BrokerUnreachable
@@ -79,8 +80,7 @@ def _run(argv: Sequence[str]) -> int:
             f"the broker {broker} does not answer ({type(error).__name__}): check BRIDGE_BROKER_URL and that it runs"
         ) from error
     # The stubs say that it returns nothing; it returns the exit code of what ended it.
-    code: int | None = app.start(list(argv))  # type: ignore[func-returns-value]
-    return code or 0
+    return cast("int | None", app.start(list(argv))) or 0
 
 
 def _leave_logging_alone(**_details: object) -> None:

@@ -1,0 +1,123 @@
+"""``bridge demo``, as somebody who has just installed it runs it."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import standardwebhooks
+from openai import OpenAI
+
+BRIDGE = [sys.executable, "-P", "-m", "bridge.cli.main"]
+
+
+def run_demo(*options: str, cwd: Path) -> tuple[int, dict[str, Any]]:
+    ended = subprocess.run(
+        [*BRIDGE, "demo", "--exit", "--json", *options],
+        cwd=cwd,
+        stdout=subprocess.PIPE,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    return ended.returncode, json.loads(ended.stdout)
+
+
+def test_two_hundred_sessions_arrive_verified_and_in_order(tmp_path: Path) -> None:
+    code, summary = run_demo("--sessions", "200", cwd=tmp_path)
+    assert code == 0
+    assert summary["ok"] is True
+    assert summary["sessions"] == 200
+    assert summary["expected"] == summary["accepted"] >= 400
+    assert (summary["duplicates"], summary["out_of_order"], summary["bad_signatures"]) == (0, 0, 0)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_every_callback_verifies_with_public_libraries(tmp_path: Path) -> None:
+    record = tmp_path / "record.jsonl"
+    code, summary = run_demo("--sessions", "10", "--record", str(record), cwd=tmp_path)
+    assert code == 0
+    first, *posts = [json.loads(line) for line in record.read_text().splitlines()]
+    secret = first["secret"]
+    assert len(posts) >= summary["accepted"] > 0
+
+    standard = standardwebhooks.Webhook(secret)
+    openai = OpenAI(api_key="not used", webhook_secret=secret)
+    for post in posts:
+        event = standard.verify(post["body"], post["headers"])
+        assert event["id"] == post["headers"]["webhook-id"]
+        openai.webhooks.verify_signature(post["body"], post["headers"])
+
+    forged = posts[0]["body"].replace('"final":', '"Final":')
+    with pytest.raises(standardwebhooks.WebhookVerificationError):
+        standard.verify(forged, posts[0]["headers"])
+
+
+def test_settings_of_the_user_do_not_reach_the_demo(tmp_path: Path) -> None:
+    (tmp_path / ".env").write_text("BRIDGE_BROKER_URL=redis://127.0.0.1:1/0\nBRIDGE_SHARDS=nonsense\n")
+    (tmp_path / "tasks.py").write_text("raise SystemExit('not ours')\n")
+    code, summary = run_demo("--sessions", "2", cwd=tmp_path)
+    assert code == 0
+    assert summary["ok"] is True
+
+
+def processes_of(parent: int) -> set[int]:
+    """All that descends from a process: its warden's group has the family, whoever adopts it later."""
+    found: set[int] = set()
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                fields = (entry / "stat").read_text().rpartition(")")[2].split()
+            except (FileNotFoundError, ProcessLookupError):
+                continue
+            if int(fields[1]) == parent:
+                found |= {int(entry.name)} | processes_of(int(entry.name))
+    return found
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    return state != "Z"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_however_the_demo_ends_nothing_remains(number: signal.Signals, tmp_path: Path) -> None:
+    temporary = tmp_path / "tmp"
+    temporary.mkdir()
+    demo = subprocess.Popen(
+        [*BRIDGE, "demo"],
+        cwd=tmp_path,
+        env=os.environ | {"TMPDIR": str(temporary)},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert demo.stdout is not None
+        for line in demo.stdout:
+            if "verified" in line:
+                break
+        family = processes_of(demo.pid)
+        assert len(family) >= 5  # the warden, Valkey, the simulator, a worker, beat
+        assert list(temporary.iterdir())
+        demo.send_signal(number)
+        code = demo.wait(30)
+        demo.stdout.close()
+    finally:
+        demo.kill()
+        demo.wait()
+    assert code == {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGKILL: -9}[number]
+    deadline = time.monotonic() + 30
+    while any(map(is_alive, family)) or list(temporary.iterdir()):
+        assert time.monotonic() < deadline, f"left: {[pid for pid in family if is_alive(pid)]}"
+        time.sleep(0.05)

@@ -1,0 +1,108 @@
+"""Phones that a foreign sender put into its message show neither in Flower nor in Celery's events nor in logs."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import requests
+from celery import Celery
+
+from bridge.cli.family import Family
+from bridge.cli.house import House
+from bridge.wiring import Bridge
+
+PHONE = "18612345678"
+ITEM = {"session_no": "privacy-1", "phones": [f"(86){PHONE}"], "metadata": {"phone": PHONE}}
+BAD_ITEM = {"session_no": "has a space", "phones": [f"(86){PHONE}"]}
+
+
+@pytest.fixture
+def house() -> Iterator[tuple[House, Family]]:
+    with Family("privacy", handle_signals=False) as family:
+        house = House(family, scenario={}, settings={})
+        house.start_store_and_provider()
+        yield house, family
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def flower_tasks(port: int, deadline_s: float = 40.0) -> str:
+    """What Flower's API says of tasks, once it has heard of the one that was sent."""
+    deadline = time.monotonic() + deadline_s
+    while time.monotonic() < deadline:
+        try:
+            text = requests.get(f"http://127.0.0.1:{port}/api/tasks", timeout=5).text
+        except requests.ConnectionError:
+            text = ""
+        if '"bridge.track"' in text and "SUCCESS" in text:
+            return text
+        time.sleep(0.2)
+    pytest.fail("Flower never heard of the task")
+
+
+def test_phones_show_neither_in_flower_nor_in_logs(house: tuple[House, Family], tmp_path: Path) -> None:
+    running, family = house
+    port = free_port()
+    family.start(
+        "flower",
+        [sys.executable, "-P", "-m", "bridge.cli.main", "flower", "--port", str(port)],
+        # Its API is closed without a login, unless told otherwise.
+        env=running.environment | {"FLOWER_UNAUTHENTICATED_API": "true"},
+        log_file=tmp_path / "flower.log",
+    )
+    worker = running.start_worker()
+    bridge = Bridge(running.settings())
+    deadline = time.monotonic() + 40
+    foreign = Celery(broker=running.environment["BRIDGE_REDIS_URL"], set_as_current=False)
+    # Flower keeps what it hears from its start on, so it is asked until it answers before anything is sent.
+    while time.monotonic() < deadline:
+        try:
+            requests.get(f"http://127.0.0.1:{port}/api/tasks", timeout=5)
+            break
+        except requests.ConnectionError:
+            time.sleep(0.1)
+    argsrepr = repr([[ITEM, BAD_ITEM]])
+    foreign.send_task("bridge.track", [[ITEM, BAD_ITEM]], queue="bridge.track", argsrepr=argsrepr, kwargsrepr=argsrepr)
+    foreign.send_task("bridge.unheard-of", [ITEM], queue="bridge.track", argsrepr=argsrepr)
+    foreign.close()
+
+    tasks = flower_tasks(port)
+    stored = bridge.sessions.read("default", ["privacy-1"])["privacy-1"].state
+    rejected = list(bridge.tracking.rejected("default"))
+    bridge.close()
+
+    assert stored is not None
+    assert [one.reason for one in rejected if "session_no" in one.reason]
+    assert "(hidden)" in tasks
+    assert PHONE not in tasks
+    assert worker.log_file is not None
+    log = worker.log_file.read_text()
+    assert "items rejected" in log
+    assert PHONE not in log
+    assert PHONE not in (tmp_path / "flower.log").read_text()
+
+
+@pytest.mark.parametrize("address", ["0.0.0.0", "::", "192.0.2.1", "example.com"])  # noqa: S104 - refused
+def test_flower_off_loopback_needs_a_login(address: str) -> None:
+    environment = {name: value for name, value in os.environ.items() if name != "FLOWER_BASIC_AUTH"}
+    ended = subprocess.run(
+        [sys.executable, "-P", "-m", "bridge.cli.main", "flower", "--address", address],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    assert ended.returncode == 2
+    assert "FLOWER_BASIC_AUTH" in ended.stderr
