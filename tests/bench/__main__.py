@@ -1,0 +1,113 @@
+"""``python -m tests.bench [delivery] [tracking]``: measure, and print a table with the targets beside the figures."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+import msgspec
+
+from tests.bench import delivery, tracking
+
+Row = tuple[str, ...]
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run what was asked for, both without a name."""
+    options = _parser().parse_args(argv)
+    rows = options.rows or ["delivery", "tracking"]
+    found: dict[str, object] = {}
+    for row in rows:
+        if row == "delivery":
+            sizes = delivery.Sizes(
+                events=options.events,
+                celery_events=options.celery_events,
+                celery_pool=options.celery_pool,
+                rounds=options.rounds,
+            )
+            result = delivery.measure(sizes)
+            found[row] = result
+            text = delivery_text(result)
+        else:
+            track = tracking.measure(
+                tracking.Sizes(
+                    messages=options.messages, celery_sessions=options.celery_sessions, rounds=options.rounds
+                )
+            )
+            found[row] = track
+            text = tracking_text(track)
+        if not options.json:
+            sys.stdout.write(text)
+            sys.stdout.flush()
+    if options.json:
+        sys.stdout.write(msgspec.json.format(msgspec.json.encode(found)).decode() + "\n")
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__)
+    parser.add_argument("rows", nargs="*", choices=["delivery", "tracking", []], help="what to measure; both")
+    parser.add_argument("--rounds", type=int, default=3, help="rounds, of which the median counts (3)")
+    parser.add_argument("--events", type=int, default=20_000, help="delivery: events a round (20,000)")
+    parser.add_argument("--celery-events", type=int, default=1_000, help="delivery: of them by Celery tasks (1,000)")
+    parser.add_argument("--celery-pool", choices=["prefork", "threads"], default="prefork", help="(prefork)")
+    parser.add_argument("--messages", type=int, default=500, help="tracking: messages of 100 sessions a round (500)")
+    parser.add_argument("--celery-sessions", type=int, default=1_000, help="tracking: sessions by plain tasks (1,000)")
+    parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
+    return parser
+
+
+def delivery_text(result: delivery.Delivery) -> str:
+    ours, bare, celery = result.bridge, result.bare, result.celery
+    table = [
+        ("sender", "events/s", "CPU µs/event", "round trips/event"),
+        ("bridge", f"{ours['rate']:,.0f}", f"{ours['cpu']:,.1f}", f"{ours['round trips']:.4f}"),
+        ("libcurl alone, 50 connections", f"{bare['rate']:,.0f}", f"{bare['cpu']:,.1f}", ""),
+        ("Celery task + requests.post", f"{celery['rate']:,.0f}", f"{celery['cpu']:,.1f}", ""),
+        ("  its publisher", "", f"{celery['publish']:,.1f}", ""),
+    ]
+    goals = [
+        ("target", "wanted", "measured", ""),
+        _goal("events/s, of libcurl alone", "≥ 60 %", 100 * ours["rate"] / bare["rate"], "%", low=60),
+        _goal("CPU, of libcurl alone", "≤ 1.6 ×", ours["cpu"] / bare["cpu"], "×", high=1.6),
+        _goal("less CPU than Celery + requests", "≥ 40 ×", celery["cpu"] / ours["cpu"], "×", low=40),
+        _goal("round trips an event", "≤ 0.1", ours["round trips"], "", high=0.1),
+    ]
+    return _text("delivery", result.about, table, goals)
+
+
+def tracking_text(result: tracking.Tracking) -> str:
+    table: list[Row] = [("sender", "sessions/s", "CPU µs/session", "of it sender", "of it worker")]
+    for name, one in (("bridge.track, 100 a message", result.bridge), ("Celery task a session", result.celery)):
+        table.append(
+            (name, f"{one['rate']:,.0f}", f"{one['cpu']:,.1f}", f"{one['sender']:,.1f}", f"{one['worker']:,.1f}")
+        )
+    goals = [
+        ("target", "wanted", "measured", ""),
+        _goal("CPU a session, all but the server", "≤ 40 µs", result.bridge["cpu"], "µs", high=40),
+        ("less than a plain task a session", "", f"{result.celery['cpu'] / result.bridge['cpu']:.0f} ×", ""),
+    ]
+    return _text("tracking", result.about, table, goals)
+
+
+def _goal(what: str, wanted: str, measured: float, unit: str, *, low: float = 0.0, high: float = float("inf")) -> Row:
+    return what, wanted, f"{measured:.3g} {unit}".rstrip(), "holds" if low <= measured <= high else "MISSED"
+
+
+def _text(title: str, about: dict[str, str], *tables: Sequence[Row]) -> str:
+    lines = [title, ", ".join(f"{name}: {value}" for name, value in about.items()), ""]
+    for table in tables:
+        widths = [max(len(row[column]) for row in table) for column in range(len(table[0]))]
+        for row in table:
+            cells = [
+                row[0].ljust(widths[0]),
+                *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True)),
+            ]
+            lines.append("  ".join(cells).rstrip())
+        lines.append("")
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,154 @@
+"""Event in the log → accepted by a local receiver, everything on; beside libcurl alone and a Celery task per event."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from itertools import islice
+
+import msgspec
+
+from bridge.cli.family import Child, Family
+from bridge.domain import events
+from bridge.domain.commits import ABSENT, CommitResult, Due, Entry, Route, Write
+from bridge.domain.receipts import Status
+from bridge.domain.status import PhoneState, SessionState
+from bridge.wiring import DEFAULT_ACCOUNT, Bridge
+from tests.bench.house import House, open_bridge
+from tests.bench.machine import apart, cpu_s, describe_machine, median_by
+from tests.bench.receiver import Receiver
+from tests.bench.senders import bare_libcurl, bridge_slices
+
+CONNECTIONS = 50
+_WARM_UP = 20
+_COMMIT_AT_ONCE = 500
+_METADATA = '{"order":"8a6e0804-2bd0-4672-b79d-d97027f9071a","campaign":"autumn sale, reminder"}'
+
+
+class Sizes(msgspec.Struct, frozen=True, kw_only=True):
+    """How much is sent in each round, and how many rounds there are."""
+
+    events: int
+    celery_events: int
+    celery_pool: str
+    rounds: int
+
+
+class Delivery(msgspec.Struct, frozen=True, kw_only=True):
+    """Medians by sender: events a second, µs of CPU an event, round trips to the store an event."""
+
+    about: dict[str, str]
+    bridge: dict[str, float]
+    bare: dict[str, float]
+    celery: dict[str, float]
+
+
+def measure(sizes: Sizes) -> Delivery:
+    """Run the three in turns."""
+    with Family("bench") as family:
+        house = House(family)
+        receiver = Receiver(family, house.directory)
+        about = describe_machine(house.server.url)
+        body = events.render(DEFAULT_ACCOUNT, next(_records(1)))[1]
+        about |= {"receiver": receiver.kind, "body": f"{len(body)} bytes", "rounds": str(sizes.rounds)}
+        about |= {"events": f"{sizes.events:,}, and {sizes.celery_events:,} by Celery (pool {sizes.celery_pool})"}
+        bridge, bare, celery = [], [], []
+        for _ in range(sizes.rounds):
+            house.empty()
+            _fill(house, receiver.url, sizes.events)
+            bridge.append(apart(bridge_slices, house.environment, sizes.events))
+            bare.append(apart(bare_libcurl, receiver.url, sizes.events, CONNECTIONS, body))
+            celery.append(_celery(house, receiver, sizes, body))
+        return Delivery(about=about, bridge=median_by(bridge), bare=median_by(bare), celery=median_by(celery))
+
+
+def _fill(house: House, url: str, count: int) -> None:
+    """Put events in the log and in one subscription's queue, as a poll does."""
+    bridge = open_bridge(house.environment)
+    subscription, _, _ = bridge.subscribe(url)
+    writes = (_write(record, subscription.id) for record in _records(count))
+    while batch := list(islice(writes, _COMMIT_AT_ONCE)):
+        results = bridge.sessions.commit(DEFAULT_ACCOUNT, batch)
+        if any(result is not CommitResult.WRITTEN for result in results.values()):
+            raise AssertionError("a commit was refused")
+    _check_filled(bridge, subscription.id, count)
+    bridge.close()
+
+
+def _check_filled(bridge: Bridge, subscription: str, count: int) -> None:
+    waiting = bridge.queues.lengths([subscription])[subscription]
+    if waiting != count:
+        raise AssertionError(f"{waiting} lanes wait, not {count}")
+
+
+def _records(count: int) -> Iterator[events.Record]:
+    now_ms = int(time.time() * 1000)
+    for number in range(count):
+        yield events.Record(
+            schema=events.SCHEMA,
+            session_no=f"bench{number:011d}",
+            phone=f"(86)185{number:08d}",
+            user_id="1213",
+            status=int(Status.DELIVERED),
+            previous=int(Status.TRACKED),
+            sequence=1,
+            corrected=False,
+            late=False,
+            result="发送成功",
+            code="DELIVRD",
+            description="短信发送成功",
+            receipt_time=now_ms // 1000 - number % 60,
+            segments=1,
+            observed_ms=now_ms + number,
+            previous_poll_ms=now_ms - 10_000,
+            metadata=_METADATA,
+        )
+
+
+def _write(record: events.Record, subscription: str) -> Write:
+    phone = PhoneState(record.phone, record.user_id, record.status, 1, record.receipt_time, record.observed_ms, False)
+    state = SessionState(
+        record.observed_ms, record.observed_ms, record.observed_ms, record.observed_ms, phones=(phone,)
+    )
+    lane = events.lane_id(record.session_no, record.phone)
+    entry = Entry(events.pack(record), [Route(subscription, lane)])
+    return Write(record.session_no, ABSENT, state, Due.NONE, record.observed_ms + 259_200_000, [entry])
+
+
+def _celery(house: House, receiver: Receiver, sizes: Sizes, body: bytes) -> dict[str, float]:
+    """One task an event: a worker with Celery's own defaults, its whole tree's CPU from the first task to the last."""
+    arguments = ["-m", "celery", "-A", "tests.bench.plain_celery", "worker", "--pool", sizes.celery_pool]
+    if sizes.celery_pool != "prefork":
+        arguments += ["--concurrency", "16"]
+    worker = house.start("celery", *arguments, extra={"BENCH_REDIS_URL": house.server.url})
+    try:
+        return _drive(worker, house.server.url, receiver, sizes.celery_events, body)
+    finally:
+        worker.terminate()
+        worker.wait(30)
+
+
+def _drive(worker: Child, broker: str, receiver: Receiver, count: int, body: bytes) -> dict[str, float]:
+    before = receiver.requests()
+    apart(publish_posts, broker, receiver.url, _WARM_UP, body)
+    receiver.wait_for(before + _WARM_UP)
+    busy_s, began_s = cpu_s(worker.pid), time.perf_counter()
+    publishing = apart(publish_posts, broker, receiver.url, count, body)
+    receiver.wait_for(before + _WARM_UP + count)
+    return {
+        "rate": count / (time.perf_counter() - began_s),
+        "cpu": (cpu_s(worker.pid) - busy_s) / count * 1e6,
+        "publish": publishing,
+    }
+
+
+def publish_posts(broker: str, url: str, count: int, body: bytes) -> float:
+    """Enqueue the tasks; returns µs of CPU a task."""
+    from celery import Celery
+
+    app = Celery("publisher", broker=broker, set_as_current=False)
+    event = msgspec.json.decode(body)
+    began_s = time.process_time()
+    for _ in range(count):
+        app.send_task("plain.post", (url, event), ignore_result=True)
+    return (time.process_time() - began_s) / count * 1e6

@@ -1,0 +1,110 @@
+"""The senders that are compared, each run in a process of its own: the bridge's slice, and libcurl alone."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from bridge.delivery.libcurl import pycurl
+from bridge.delivery.loop import Slice, Surroundings
+from bridge.delivery.transport import Request, Transport
+from bridge.domain.outcome import Answer
+from bridge.wiring import USER_AGENT, url_policy
+from tests.bench.house import open_bridge
+
+
+class _Watched(Transport):
+    """The transport that a worker has, and when it last handed back an answer: a slice lingers after that."""
+
+    last_s = 0.0
+
+    def perform(self, wait_ms: int) -> list[tuple[Request, Answer]]:
+        finished = super().perform(wait_ms)
+        if finished:
+            self.last_s = time.perf_counter()
+        return finished
+
+
+def bridge_slices(environment: Mapping[str, str], events: int) -> dict[str, float]:
+    """Run slices until all events were accepted: as ``bridge.deliver`` does, in a row."""
+    bridge = open_bridge(environment)
+    around = Surroundings(
+        chance=random.random,
+        user_agent=USER_AGENT,
+        stopping=lambda: False,
+        observe=_unexpected,
+        complain=_unexpected,
+        keep_awake=lambda: bridge.wakes.keep("deliver", 2_000),
+        hand_over=lambda: None,
+    )
+    transport = _Watched(policy=url_policy(bridge.settings))
+    ports, policy, shards = bridge.delivery_ports, bridge.delivery_policy, bridge.settings.shards
+    trips, accepted = bridge.client.round_trips, 0
+    began_s, cpu_s = time.perf_counter(), time.process_time()
+    while accepted < events:
+        report = Slice(ports, transport, policy, around, shards=shards).run()
+        if not report.accepted:
+            raise AssertionError(f"a slice found nothing after {accepted} of {events} events")
+        accepted += report.accepted
+    # The slice's time of lingering costs CPU and is counted; it is not time that an event waited.
+    return _figures(events, transport.last_s - began_s, time.process_time() - cpu_s) | {
+        "round trips": (bridge.client.round_trips - trips) / events
+    }
+
+
+def _unexpected(*what: object) -> None:
+    raise AssertionError(what)
+
+
+def bare_libcurl(url: str, events: int, connections: int, body: bytes) -> dict[str, float]:
+    """perform and select over kept-alive connections, with bytes and headers that were made before."""
+    multi = pycurl.CurlMulti()
+    idle = [_handle(url) for _ in range(connections)]
+    started = finished = 0
+    began_s, cpu_s = time.perf_counter(), time.process_time()
+    while finished < events:
+        while idle and started < events:
+            handle = idle.pop()
+            handle.setopt(pycurl.POSTFIELDS, body)
+            multi.add_handle(handle)
+            started += 1
+        multi.perform()
+        _, succeeded, failed = multi.info_read()
+        if failed:
+            raise AssertionError(failed)
+        for handle in succeeded:
+            if handle.getinfo(pycurl.RESPONSE_CODE) != 204:
+                raise AssertionError("the receiver refuses")
+            multi.remove_handle(handle)
+            idle.append(handle)
+        finished += len(succeeded)
+        if not succeeded:
+            multi.select(1.0)
+    return _figures(events, time.perf_counter() - began_s, time.process_time() - cpu_s)
+
+
+def _handle(url: str) -> pycurl.Curl:
+    handle = pycurl.Curl()
+    lines = [
+        "Content-Type: application/json",
+        f"User-Agent: {USER_AGENT}",
+        "webhook-id: evt_abcdefghijklmnopqrstuvwxyz",
+        "webhook-timestamp: 1795423107",
+        "webhook-signature: v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE=",
+        "Expect:",
+    ]
+    options: list[tuple[int, Any]] = [
+        (pycurl.URL, url),
+        (pycurl.POST, 1),
+        (pycurl.NOSIGNAL, 1),
+        (pycurl.HTTPHEADER, lines),
+    ]
+    for option, value in options:
+        handle.setopt(option, value)
+    return handle
+
+
+def _figures(events: int, elapsed_s: float, cpu_s: float) -> dict[str, float]:
+    return {"rate": events / elapsed_s, "cpu": cpu_s / events * 1e6}
