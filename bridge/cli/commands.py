@@ -16,6 +16,8 @@ class Command:
 
 
 RUN = "Run"
+TRACK = "Track and look"
+CALL = "Callbacks"
 DEVELOP = "Develop an application"
 
 # In the order of `bridge --help`. A command that is not built yet is absent.
@@ -23,7 +25,7 @@ COMMANDS: dict[str, Command] = {
     "demo": Command(
         module="bridge.cli.demo",
         attribute="demo",
-        help="Watch SMS become callbacks: everything in one terminal, simulated.",
+        help="Watch SMS become callbacks, all on this machine.",
         panel=RUN,
     ),
     "up": Command(
@@ -55,6 +57,48 @@ COMMANDS: dict[str, Command] = {
         attribute="web",
         help="Serve the HTTP API and the health checks.",
         panel=RUN,
+    ),
+    "doctor": Command(
+        module="bridge.cli.doctor",
+        attribute="doctor",
+        help="Check that everything needed is there, and say what to do.",
+        panel=RUN,
+    ),
+    "track": Command(
+        module="bridge.cli.track",
+        attribute="track",
+        help="Track sessions, so that their receipts are polled.",
+        panel=TRACK,
+    ),
+    "sessions": Command(
+        module="bridge.cli.sessions",
+        attribute="sessions",
+        help="What is tracked, and how far it has come.",
+        panel=TRACK,
+    ),
+    "events": Command(
+        module="bridge.cli.events",
+        attribute="events",
+        help="What changed, as subscribers get it.",
+        panel=TRACK,
+    ),
+    "rejected": Command(
+        module="bridge.cli.rejected",
+        attribute="rejected",
+        help="What senders wanted tracked and could not be.",
+        panel=TRACK,
+    ),
+    "subscriptions": Command(
+        module="bridge.cli.subscriptions",
+        attribute="subscriptions",
+        help="Who is told of changes: add, list, show, remove.",
+        panel=CALL,
+    ),
+    "deliveries": Command(
+        module="bridge.cli.deliveries",
+        attribute="deliveries",
+        help="What is not accepted yet, or given up.",
+        panel=CALL,
     ),
     "listen": Command(
         module="bridge.cli.listen",

@@ -67,9 +67,9 @@ class View:
             self._printed = len(callbacks)
 
     def _rows(self) -> int:
-        """How many phones fit, beside headings, callbacks (which may take two lines each) and counts."""
+        """How many phones fit, beside headings, callbacks and counts."""
         height = self._live.console.height if self._live is not None else 0
-        return max(3, min(_MOST_ROWS, height - 8 - 2 * _CALLBACKS))
+        return max(3, min(_MOST_ROWS, height - 8 - _CALLBACKS))
 
     def summary(self, values: Mapping[str, object]) -> None:
         """How it ended."""
@@ -97,6 +97,8 @@ def _callback(callback: Callback) -> Text:
         f"{data['session_no']}  {data['phone']}  {data['previous_status']} → ",
         (status, _COLOURS.get(status, "")),
         (f"  {callback.id}", "dim"),
+        no_wrap=True,
+        overflow="ellipsis",
     )
 
 
