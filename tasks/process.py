@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import random
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import cached_property
 from threading import Event
 from time import monotonic
@@ -13,12 +16,12 @@ import msgspec
 
 from bridge.delivery.loop import Attempted, Report, Slice, Surroundings
 from bridge.domain.outcome import Verdict
-from bridge.domain.tracking import sort_items
-from bridge.errors import AccountError, InvalidSession
+from bridge.domain.tracking import SessionRequest, sort_items, to_wire
+from bridge.errors import AccountError, BridgeError, InvalidSession
 from bridge.observe.logs import get_logger
 from bridge.polling.poll import Step
 from bridge.settings import load_settings
-from bridge.wiring import USER_AGENT, Bridge
+from bridge.wiring import DEFAULT_ACCOUNT, USER_AGENT, Bridge
 
 _log = get_logger(__name__)
 
@@ -26,6 +29,11 @@ _POLL_BUDGET_S = 20.0
 _LONGEST_NAP_S = 1.0
 _WAKE_MS = 2_000
 _EXPIRE_AT_ONCE = 1_000
+_COMPLAIN_EVERY_S = 60.0
+_ALL = 100_000
+"""Due-sets of a shard to read where none may be missed: behind the queues that nobody can serve wait others."""
+
+_is_account = re.compile(r"[a-z0-9_-]{1,32}").fullmatch
 
 Send = Callable[[str, tuple[str, ...]], None]
 """Enqueues a task by name with its arguments."""
@@ -37,6 +45,7 @@ class Process:
     def __init__(self, send: Send) -> None:
         self._send = send
         self._stopping = Event()
+        self._complaints: dict[tuple[str, str], float] = {}
 
     @cached_property
     def bridge(self) -> Bridge:
@@ -55,18 +64,35 @@ class Process:
 
     def track(self, items: object, account: object) -> None:
         """Store the good items and keep the bad ones aside."""
-        name = account if isinstance(account, str) and account else "default"
+        name = account if isinstance(account, str) and _is_account(account) else DEFAULT_ACCOUNT
         try:
             good, bad = sort_items(items)
         except InvalidSession as error:
             good, bad = [], [(0, items, str(error))]
-        if bad:
-            rejected = [(msgspec.json.encode(item).decode(), reason) for _, item, reason in bad]
-            self.bridge.tracking.reject(name, rejected)
-            _log.warning("items rejected", account=name, count=len(bad), first_reason=bad[0][2])
+        if account != name and account is not None:
+            # Whose they are is not known, and a name of another form would end up inside other accounts' keys.
+            bad = [(0, items, "account: give 1 to 32 of the characters a-z, 0-9, _ and -")]
+            good = []
+        # The good first: a message that comes back because they could not be stored has kept nothing aside yet.
         if good:
             self.bridge.tracking.note_account(name)
-            self.bridge.tracker.track(name, good)
+            self._store(name, good)
+        if bad:
+            self._keep_aside(name, [(_as_text(item), reason) for _, item, reason in bad])
+
+    def _store(self, account: str, good: Sequence[SessionRequest]) -> None:
+        try:
+            self.bridge.tracker.track(account, good)
+        except BridgeError:
+            raise
+        except Exception:
+            # A fault of ours. The message will not come back, so what it carries must not go with it.
+            self._keep_aside(account, [(_as_text(to_wire(one)), "could not be stored: see the log") for one in good])
+            raise
+
+    def _keep_aside(self, account: str, rejected: Sequence[tuple[str, str]]) -> None:
+        self.bridge.tracking.reject(account, rejected)
+        _log.warning("items rejected", account=account, count=len(rejected), first_reason=rejected[0][1])
 
     # bridge.tick
 
@@ -74,7 +100,7 @@ class Process:
         """Wake what is due, once."""
         bridge = self.bridge
         now_ms = bridge.clock.now_ms()
-        due = bridge.index.due(now_ms)
+        due = bridge.index.due(now_ms, _ALL)
         for account in due.accounts:
             self._wake_poll(account)
         if due.queues:
@@ -88,6 +114,22 @@ class Process:
         """Poll an account's due sessions until none is left, or the task's time is over."""
         bridge = self.bridge
         wake = f"poll:{account}"
+        try:
+            asleep = self._poll(account, wake)
+        except BaseException:
+            # Kept for as long as a call may take: nobody else would look before that is over.
+            with suppress(BridgeError):
+                bridge.wakes.drop(wake)
+            raise
+        if asleep:
+            return
+        bridge.wakes.drop(wake)
+        if account in bridge.index.due(bridge.clock.now_ms(), _ALL).accounts:
+            self._wake_poll(account)
+
+    def _poll(self, account: str, wake: str) -> bool:
+        """Returns whether nobody need look before the wake-up's own time is over."""
+        bridge = self.bridge
         deadline = monotonic() + _POLL_BUDGET_S
         while monotonic() < deadline and not self._stopping.is_set():
             bridge.wakes.keep(wake, _WAKE_MS + bridge.settings.provider_timeout_ms)
@@ -98,13 +140,11 @@ class Process:
             if step.wait_ms > _LONGEST_NAP_S * 1000:
                 # Nobody need ask again before then; the tick will.
                 bridge.wakes.keep(wake, step.wait_ms)
-                return
+                return True
             if not step.left:
                 break
             self.wait(step.wait_ms / 1000)
-        bridge.wakes.drop(wake)
-        if account in bridge.index.due(bridge.clock.now_ms()).accounts:
-            self._wake_poll(account)
+        return False
 
     # bridge.deliver
 
@@ -116,7 +156,7 @@ class Process:
             user_agent=USER_AGENT,
             stopping=self._stopping.is_set,
             observe=_report_attempt,
-            complain=_report_trouble,
+            complain=self._complain,
             keep_awake=lambda: bridge.wakes.keep("deliver", _WAKE_MS),
             hand_over=self._hand_over,
         )
@@ -131,12 +171,24 @@ class Process:
         """Stop keeping others asleep, and wake one if something is due that nobody holds."""
         bridge = self.bridge
         bridge.wakes.drop("deliver")
-        due = bridge.index.due(bridge.clock.now_ms())
-        names = sorted({name for name, _ in due.queues})
+        due = bridge.index.due(bridge.clock.now_ms(), _ALL)
+        # One that could not be served a moment ago would only wake a slice after a slice; the tick asks each second.
+        names = sorted({name for name, _ in due.queues if not self._has_complained(name)})
         shards = bridge.settings.shards
         homes = [(name, crc32(name.encode()) % shards) for name in names]
         if not all(bridge.queues.held(homes)):
             self._wake_deliver()
+
+    def _complain(self, subscription: str, trouble: str) -> None:
+        """Say what is wrong with a subscription, once a minute: each slice finds it anew."""
+        now = monotonic()
+        if now - self._complaints.get((subscription, trouble), -_COMPLAIN_EVERY_S) >= _COMPLAIN_EVERY_S:
+            self._complaints[subscription, trouble] = now
+            _log.error("subscription cannot be served", subscription=subscription, reason=trouble)
+
+    def _has_complained(self, subscription: str) -> bool:
+        lately = monotonic() - _COMPLAIN_EVERY_S
+        return any(name == subscription and at > lately for (name, _), at in list(self._complaints.items()))
 
     # bridge.trim
 
@@ -163,6 +215,18 @@ class Process:
             self._send("bridge.deliver", ())
 
 
+def _as_text(item: object) -> str:
+    """An item that was refused, as JSON where it can be: a foreign sender's may hold anything."""
+    try:
+        return msgspec.json.encode(item).decode()
+    except (TypeError, ValueError, RecursionError):
+        pass
+    try:
+        return json.dumps(item, default=repr, skipkeys=True)
+    except (TypeError, ValueError, RecursionError):
+        return json.dumps(f"not JSON: {type(item).__name__}")
+
+
 def _report_step(account: str, step: Step) -> None:
     if step.failure is not None:
         # Said once as an error; every further failure of the same outage is only noted.
@@ -181,10 +245,6 @@ def _report_attempt(attempted: Attempted) -> None:
         error=attempted.outcome.error,
         next_attempt_ms=attempted.outcome.due_ms or None,
     )
-
-
-def _report_trouble(subscription: str, trouble: str) -> None:
-    _log.error("subscription cannot be served", subscription=subscription, reason=trouble)
 
 
 def _report_slice(report: Report) -> None:

@@ -27,6 +27,7 @@ _FIRST_PAUSE_MS = 1_000
 _LONGEST_PAUSE_MS = 60_000
 _REFUSED_PAUSE_MS = 3_600_000
 """A session that the provider refuses by itself is asked for again after an hour."""
+_REGISTRY_KEPT_MS = 10_000
 
 
 class Step(msgspec.Struct, frozen=True, kw_only=True):
@@ -71,6 +72,7 @@ class Poller:
         self._policy = policy
         self._chance = chance
         self._registry: Registry | None = None
+        self._registry_ms = 0
 
     def step(self, account: str) -> Step:
         """Make at most one call for sessions that are due (more only to find one that the provider refuses)."""
@@ -95,17 +97,18 @@ class Poller:
             self._sessions.reschedule(account, dict.fromkeys(rest, now_ms))
         if not chosen:
             return Step(left=total - len(claimed))
-        try:
-            step = self._ask(account, chosen, stored)
-        except ProviderError as failure:
-            return self._put_off(account, chosen, failure, total)
+        step, unasked = self._ask(account, chosen, stored)
+        if step.failure is not None:
+            return msgspec.structs.replace(
+                self._put_off(account, unasked, step), left=total - len(claimed) + len(rest) + len(unasked)
+            )
         if failures:
             self._rate.resume(account)
         return msgspec.structs.replace(step, left=total - len(claimed) + len(rest))
 
     def apply(self, account: str, stored: Mapping[str, Stored], receipts: Mapping[str, Sequence[Receipt]]) -> Step:
         """Record what a successful answer says of sessions, of which ``stored`` is what was read before it."""
-        registry = self._registry or self._registries.load()
+        registry = self._known_registry()
         pending = dict(stored)
         total = Step(polled=len(receipts))
         for _ in range(_TRIES):
@@ -118,38 +121,64 @@ class Poller:
                 if results[write.session_no] is CommitResult.WRITTEN:
                     total = _count(total, decided[write.session_no], write)
             if CommitResult.STALE_REGISTRY in results.values():
-                registry = self._registries.load()
+                registry = self._load_registry()
             overtaken = [no for no, result in results.items() if result is not CommitResult.WRITTEN]
-            self._registry = registry
             if not overtaken:
                 return total
             pending = dict(self._sessions.read(account, overtaken))
         raise BridgeError(f"{len(pending)} sessions kept changing while they were polled")
 
-    def _ask(self, account: str, chosen: Sequence[str], stored: Mapping[str, Stored]) -> Step:
-        """Fetch and apply; a request that is refused is halved until the session at fault stands alone."""
-        try:
-            answered = self._provider.fetch_receipts(chosen)
-        except RequestError:
-            if len(chosen) == 1:
-                self._sessions.reschedule(account, {chosen[0]: self._clock.now_ms() + _REFUSED_PAUSE_MS})
-                return Step()
-            half = len(chosen) // 2
-            first = self._ask(account, chosen[:half], stored)
-            second = self._ask(account, chosen[half:], stored)
-            return _add(first, second)
-        return self.apply(account, {no: stored[no] for no in chosen}, answered.by_session)
+    def _known_registry(self) -> Registry:
+        """The registry, read anew every 10 s.
 
-    def _put_off(self, account: str, chosen: Sequence[str], failure: ProviderError, total: int) -> Step:
+        Commits are fenced by its versions; but a change whose author died before the versions changed is seen only
+        by reading it again.
+        """
+        if self._registry is None or self._clock.now_ms() - self._registry_ms > _REGISTRY_KEPT_MS:
+            return self._load_registry()
+        return self._registry
+
+    def _load_registry(self) -> Registry:
+        read_ms = self._clock.now_ms()
+        registry = self._registry = self._registries.load()
+        self._registry_ms = read_ms
+        return registry
+
+    def _ask(self, account: str, chosen: list[str], stored: Mapping[str, Stored]) -> tuple[Step, list[str]]:
+        """Fetch and apply; a request that is refused is halved until the session at fault stands alone.
+
+        Returns what was done and, where it ended in a failure, the sessions that were not answered for.
+        """
+        step = Step()
+        groups = [chosen]
+        while groups:
+            group = groups.pop()
+            try:
+                answered = self._provider.fetch_receipts(group)
+            except RequestError:
+                half = len(group) // 2
+                if half:
+                    groups += [group[half:], group[:half]]
+                else:
+                    self._sessions.reschedule(account, {group[0]: self._clock.now_ms() + _REFUSED_PAUSE_MS})
+                continue
+            except ProviderError as failure:
+                # What was answered for, or refused, stays as it is: only the others are to be asked again.
+                unasked = [no for part in (group, *reversed(groups)) for no in part]
+                return msgspec.structs.replace(step, failure=failure), unasked
+            step = _add(step, self.apply(account, {no: stored[no] for no in group}, answered.by_session))
+        return step, []
+
+    def _put_off(self, account: str, unasked: Sequence[str], step: Step) -> Step:
         """Hand the sessions back as they were, and make no call for a while."""
         _, failures, _ = self._rate.paused(account)
         pause_ms = _ACCOUNT_PAUSE_MS
-        if not isinstance(failure, AccountError):
+        if not isinstance(step.failure, AccountError):
             pause_ms = min(_LONGEST_PAUSE_MS, _FIRST_PAUSE_MS * 2 ** min(failures, 10))
             pause_ms = round(pause_ms * (0.5 + 0.5 * self._chance()))
-        failures = self._rate.pause(account, str(failure), pause_ms)
-        self._sessions.reschedule(account, dict.fromkeys(chosen, self._clock.now_ms()))
-        return Step(left=total, wait_ms=pause_ms, failure=failure, failures=failures)
+        failures = self._rate.pause(account, str(step.failure), pause_ms)
+        self._sessions.reschedule(account, dict.fromkeys(unasked, self._clock.now_ms()))
+        return msgspec.structs.replace(step, wait_ms=pause_ms, failures=failures)
 
     def _share(self, counts: Sequence[int]) -> dict[int, int]:
         """How many to claim of each shard: full calls, from a random shard on, so that none is always served last."""

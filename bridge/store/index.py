@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from time import monotonic
 from typing import cast
 
@@ -13,6 +13,8 @@ from bridge.store.client import Call, Client
 
 TICK_KEPT_MS = 10_000
 """Ten ticks: a worker that is busy, or being replaced, is not taken for dead."""
+
+_CLOCK_KEPT_S = 10.0
 
 
 class DueNow(msgspec.Struct, frozen=True):
@@ -118,20 +120,29 @@ class RateStore:
 
 
 class Clock:
-    """The server's time, carried on by this machine's monotonic clock: a wall clock may be an hour off."""
+    """The server's time, carried on by this machine's monotonic clock: a wall clock may be an hour off.
 
-    def __init__(self, client: Client) -> None:
+    The server is asked again every 10 s. Claims tell its time too, but a clock that is behind sees nothing due and
+    claims nothing: after the machine slept, or the server's clock was set, it would stay behind.
+    """
+
+    def __init__(self, client: Client, ticking: Callable[[], float] = monotonic) -> None:
         self._client = client
-        self._offset_ms: float | None = None
+        self._ticking = ticking
+        # One value, replaced whole: threads share the clock.
+        self._noted: tuple[float, int] | None = None
 
     def now_ms(self) -> int:
         """Unix milliseconds, as the server counts them."""
-        if self._offset_ms is None:
+        ticked = self._ticking()
+        noted = self._noted
+        if noted is None or ticked - noted[0] > _CLOCK_KEPT_S:
             (reply,) = self._client.commands([["TIME"]])
             seconds, micros = cast("Sequence[bytes]", reply)
-            self.note(int(seconds) * 1000 + int(micros) // 1000)
-        return int((self._offset_ms or 0.0) + monotonic() * 1000)
+            ticked = self._ticking()
+            noted = self._noted = (ticked, int(seconds) * 1000 + int(micros) // 1000)
+        return noted[1] + int((ticked - noted[0]) * 1000)
 
     def note(self, now_ms: int) -> None:
         """Set the clock by a time that the server has just given."""
-        self._offset_ms = now_ms - monotonic() * 1000
+        self._noted = (self._ticking(), now_ms)

@@ -15,7 +15,7 @@ u:beat                   string bridge.tick                             a TTL of
 u:rate:<a>               hash   bridge.poll                             a TTL of a minute
 u:pause:<a>              hash   bridge.poll                             a TTL of an hour; why calls are paused
 u:paused:<a>             string bridge.poll                             a TTL of a minute at most
-u{i}:registry            string subscriptions add, remove               one number
+u{i}:registry            string subscriptions add, remove               one word: a random version
 u{i}:index               zset   every script that moves a due time      one member a due-set
 u{i}:s:<a>:<no>          string bridge.track, bridge.poll               removed BRIDGE_KEEP_SETTLED after it settled
 u{i}:due:<a>             zset   bridge.track, bridge.poll               one member a session that is not settled

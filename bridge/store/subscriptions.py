@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Iterable, Mapping
 from typing import cast
 
@@ -87,4 +88,6 @@ class SubscriptionStore:
         self._bump(range(self._shards))
 
     def _bump(self, shards: Iterable[int]) -> None:
-        self._client.commands([["INCR", keys.registry(shard)] for shard in shards])
+        # Random, not counted on: a number that the server lost with its last second would come again, and stand for
+        # another registry in a poller that still remembers the first.
+        self._client.commands([["SET", keys.registry(shard), secrets.token_hex(8)] for shard in shards])
