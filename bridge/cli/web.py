@@ -5,9 +5,6 @@ from __future__ import annotations
 import socket
 
 from bridge.errors import UsageError
-from bridge.reachability import readiness_checks
-
-__all__ = ["readiness_checks", "web"]  # `bridge doctor` asks the same
 
 
 def web() -> None:

@@ -1,0 +1,100 @@
+"""What commands that look into the store share: options, the open bridge, times and accounts as people give them."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import datetime
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from bridge.cli.output import At, as_text, show, table
+from bridge.domain.durations import parse_duration_ms
+from bridge.errors import UsageError
+
+if TYPE_CHECKING:
+    from bridge.wiring import Bridge
+
+Json = Annotated[bool, typer.Option("--json", help="JSON: one object a line.")]
+Account = Annotated[str | None, typer.Option(metavar="NAME", help="Of this account alone. Default: of all.")]
+Limit = Annotated[int, typer.Option(metavar="N", min=1, help="At most so many.")]
+
+_LATEST_MS = 253_402_214_400_000  # the last day of the year 9999, in every zone
+_is_account = re.compile(r"[a-z0-9_-]{1,32}").fullmatch
+
+
+@contextmanager
+def opened() -> Iterator[Bridge]:
+    """The bridge of this process's settings, closed at the end.
+
+    Raises SettingsError, StoreUnreachable or IncompatibleStore.
+    """
+    from bridge.settings import load_settings
+    from bridge.wiring import Bridge
+
+    bridge = Bridge(load_settings())
+    try:
+        yield bridge
+    finally:
+        bridge.close()
+
+
+def accounts_of(bridge: Bridge, account: str | None) -> list[str]:
+    """The account asked for, else every one that has tracked, and ``default``."""
+    if account is not None:
+        return [checked_account(account)]
+    from bridge.wiring import DEFAULT_ACCOUNT
+
+    return sorted({*bridge.tracking.accounts(), DEFAULT_ACCOUNT})
+
+
+def checked_account(name: str) -> str:
+    """``name``, if it may be an account's. Raises UsageError."""
+    if not _is_account(name):
+        raise UsageError("--account: give 1 to 32 of the characters a-z, 0-9, _ and -")
+    return name
+
+
+def since_ms(text: str, now_ms: int) -> int:
+    """The Unix ms that ``--since`` means: a duration before now (``1h``), or a moment in ISO 8601.
+
+    A moment without an offset is in the local zone. Raises UsageError.
+    """
+    try:
+        return now_ms - parse_duration_ms(text)
+    except ValueError:
+        pass
+    try:
+        return round(datetime.fromisoformat(text.strip()).timestamp() * 1000)
+    except (ValueError, OverflowError, OSError):
+        raise UsageError(
+            f"--since {text!r} is no time: give how long ago, such as 30m, 1h or 2d, or ISO 8601, such as "
+            "2026-11-23T14:31:08+08:00"
+        ) from None
+
+
+def moment(ms: int) -> At | None:
+    """A stored time, in which 0 means "not yet". None too for what no calendar has: a provider may say anything."""
+    return At(ms=ms) if 0 < ms <= _LATEST_MS else None
+
+
+def wide_table(rows: Sequence[Mapping[str, object]], columns: Mapping[str, str], *, json: bool) -> None:
+    """A table, or where the terminal is too narrow for one a block of lines a row: an id in pieces is of no use."""
+    if json or not sys.stdout.isatty() or _fits(rows, columns, shutil.get_terminal_size().columns):
+        table(rows, columns, json=json)
+        return
+    for place, row in enumerate(rows):
+        if place:
+            print()
+        show({heading: row[key] for key, heading in columns.items()}, json=False)
+
+
+def _fits(rows: Sequence[Mapping[str, object]], columns: Mapping[str, str], room: int) -> bool:
+    from rich.cells import cell_len
+
+    widths = [max(cell_len(text) for text in (columns[key], *(as_text(row[key]) for row in rows))) for key in columns]
+    return sum(widths) + 3 * len(widths) + 1 <= room

@@ -1,0 +1,167 @@
+"""``bridge deliveries``: events on their way to a subscription, and those given up."""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Iterator
+from enum import StrEnum
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from bridge.cli.common import Json, opened, wide_table
+from bridge.cli.output import At
+from bridge.domain.deliveries import DeadLetter, Waiting
+from bridge.domain.events import event_id, unpack
+from bridge.domain.receipts import Status
+
+if TYPE_CHECKING:
+    from bridge.domain.subscriptions import Subscription
+    from bridge.wiring import Bridge
+
+deliveries = typer.Typer(no_args_is_help=True)
+
+_COLUMNS = {
+    "state": "state",
+    "subscription": "subscription",
+    "session_no": "session",
+    "phone": "phone",
+    "status": "status",
+    "attempts": "attempts",
+    "when": "due, or died",
+    "behind": "behind",
+    "error": "error",
+    "event": "event",
+}
+
+
+class State(StrEnum):
+    """Where a delivery stands: pending → retrying → dead."""
+
+    PENDING = "pending"
+    RETRYING = "retrying"
+    DEAD = "dead"
+
+
+@deliveries.callback()
+def _group() -> None:
+    """With a single command Typer would otherwise drop its name."""
+
+
+@deliveries.command("list")
+def list_(
+    state: Annotated[State | None, typer.Option(help="In this state alone.")] = None,
+    subscription: Annotated[str | None, typer.Option(metavar="ID", help="Of this subscription alone.")] = None,
+    limit: Annotated[int, typer.Option(metavar="N", min=1, help="At most so many of each state.")] = 50,
+    json: Json = False,
+) -> None:
+    """List deliveries that are not accepted: the next due first, then dead letters, the newest first.
+
+    A phone's events are sent one after another: its first is listed, and "behind" counts those that wait for it.
+
+    \b
+    bridge deliveries list --state dead
+    """
+    with opened() as bridge:
+        wanted = _subscriptions(bridge, subscription)
+        rows = [
+            row
+            for each in State
+            if state in (None, each)
+            for row in (_dead(bridge, wanted, limit) if each is State.DEAD else _waiting(bridge, wanted, each, limit))
+        ]
+    if not json:
+        rows = [row | {"when": row["died_at"] or row["due_at"]} for row in rows]
+    wide_table(rows, _COLUMNS, json=json)
+    if not rows and not json:
+        print("no deliveries" if state is None else f"no deliveries are {state.value}")
+
+
+def _subscriptions(bridge: Bridge, subscription: str | None) -> list[Subscription]:
+    if subscription is not None:
+        return [bridge.subscriptions.get(subscription)]
+    return list(bridge.subscriptions.load().by_id().values())
+
+
+def _waiting(bridge: Bridge, wanted: list[Subscription], state: State, limit: int) -> list[dict[str, object]]:
+    found = [(one, lane) for one in wanted for lane in _lanes(bridge, one.id, state, limit)]
+    next_due = heapq.nsmallest(limit, found, key=lambda pair: pair[1].due_ms)
+    records = {one.id: _records(bridge, one, [lane for own, lane in next_due if own.id == one.id]) for one in wanted}
+    return [
+        _row(
+            state,
+            one,
+            records[one.id].get((lane.shard, lane.positions[0])),
+            attempts=lane.attempts,
+            due_ms=lane.due_ms,
+            behind=len(lane.positions) - 1,
+        )
+        for one, lane in next_due
+    ]
+
+
+def _lanes(bridge: Bridge, subscription: str, state: State, limit: int) -> list[Waiting]:
+    """The first ``limit`` in this state: lanes lie by due time, so ever more are read until enough are found."""
+    total = bridge.queues.lengths([subscription])[subscription]
+    reach = limit
+    while True:
+        lanes = bridge.queues.waiting(subscription, reach)
+        found = [lane for lane in lanes if (lane.attempts > 0) == (state is State.RETRYING)]
+        if len(found) >= limit or reach >= total:
+            return found[:limit]
+        reach *= 4
+
+
+def _records(bridge: Bridge, subscription: Subscription, lanes: list[Waiting]) -> dict[tuple[int, bytes], bytes]:
+    """The first event of each lane: of the log, or kept aside once the log has dropped it."""
+    wanted: dict[int, list[bytes]] = {}
+    for lane in lanes:
+        wanted.setdefault(lane.shard, []).append(lane.positions[0])
+    found = bridge.log.fetch(subscription.account, wanted)
+    missing = {shard: [place for place in group if (shard, place) not in found] for shard, group in wanted.items()}
+    return found | bridge.queues.kept(subscription.id, missing)
+
+
+def _dead(bridge: Bridge, wanted: list[Subscription], limit: int) -> list[dict[str, object]]:
+    newest = heapq.nlargest(limit, _dead_letters(bridge, wanted), key=lambda pair: pair[1].died_ms)
+    return [
+        _row(
+            State.DEAD, one, letter.record, attempts=letter.attempts, died_ms=letter.died_ms, error=letter.error or None
+        )
+        for one, letter in newest
+    ]
+
+
+def _dead_letters(bridge: Bridge, wanted: list[Subscription]) -> Iterator[tuple[Subscription, DeadLetter]]:
+    for one in wanted:
+        for letter in bridge.queues.dead_letters(one.id):
+            yield one, letter
+
+
+def _row(
+    state: State,
+    subscription: Subscription,
+    record: bytes | None,
+    *,
+    attempts: int,
+    due_ms: int | None = None,
+    died_ms: int | None = None,
+    behind: int | None = None,
+    error: str | None = None,
+) -> dict[str, object]:
+    """``record`` is None or empty where the event itself is lost."""
+    event = unpack(record) if record else None
+    return {
+        "state": state.value,
+        "subscription": subscription.id,
+        "account": subscription.account,
+        "event": event and event_id(subscription.account, event),
+        "session_no": event and event.session_no,
+        "phone": event and event.phone,
+        "status": event and Status(event.status).text,
+        "attempts": attempts,
+        "due_at": None if due_ms is None else At(ms=due_ms),
+        "died_at": None if died_ms is None else At(ms=died_ms),
+        "behind": behind,
+        "error": error,
+    }

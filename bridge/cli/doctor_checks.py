@@ -1,0 +1,340 @@
+"""The checks of ``bridge doctor``: first of the server as it describes itself, then of the bridge that lives in it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from enum import StrEnum
+from typing import TYPE_CHECKING, cast
+
+import msgspec
+
+from bridge.domain.durations import format_duration_ms
+from bridge.domain.server_urls import safe_url
+from bridge.errors import (
+    BridgeError,
+    ProviderError,
+    RequestError,
+    SecretsUnreadable,
+    TransientProviderError,
+    Unreachable,
+)
+
+if TYPE_CHECKING:
+    from bridge.store.client import Client
+    from bridge.wiring import Bridge
+
+MOST_CLOCK_DIFFERENCE_MS = 5_000
+"""Receivers refuse timestamps that are minutes off (Standard Webhooks says 5), and people compare logs by them."""
+
+MEMORY_WARNS, MEMORY_FAILS = 0.75, 0.9
+"""Parts of maxmemory. At 90 % the server is about to refuse what is tracked and polled."""
+
+LISTPACK_BYTES = 200
+"""A lane's value grows to about this before most of its events are delivered; beyond the server's limit its hash
+takes three times the memory."""
+
+_LOWEST_VERSION = {"Valkey": 8, "Redis": 7}
+_NOBODY = "bridge-doctor"
+
+
+class Verdict(StrEnum):
+    """How a check went; only ``fail`` makes the command fail."""
+
+    OK = "ok"
+    WARN = "warn"
+    FAIL = "fail"
+
+
+class Finding(msgspec.Struct, frozen=True):
+    """What a check found, and what to do about it ("" where nothing is, or the detail says so)."""
+
+    check: str
+    verdict: Verdict
+    detail: str
+    action: str = ""
+
+
+def ok(check: str, detail: str) -> Finding:
+    return Finding(check, Verdict.OK, detail)
+
+
+def warn(check: str, detail: str, action: str = "") -> Finding:
+    return Finding(check, Verdict.WARN, detail, action)
+
+
+def fail(check: str, detail: str, action: str = "") -> Finding:
+    return Finding(check, Verdict.FAIL, detail, action)
+
+
+class Server(msgspec.Struct, frozen=True):
+    """A server as it describes itself. ``config`` lacks what it would not say: hosted ones refuse CONFIG."""
+
+    url: str
+    info: Mapping[str, str]
+    config: Mapping[str, str]
+    ahead_ms: float
+    """How far its clock is before this machine's."""
+
+
+def read_server(client: Client, url: str) -> Server:
+    """Ask a server about itself. Raises StoreUnreachable."""
+    (info,) = client.commands([["INFO"]])
+    before = time.time()
+    (now,) = client.commands([["TIME"]])
+    here_ms = (before + time.time()) * 500
+    seconds, micros = cast("list[bytes]", now)
+    lines = cast("bytes", info).decode(errors="replace").splitlines()
+    fields = (line.split(":", 1) for line in lines if ":" in line and not line.startswith("#"))
+    return Server(
+        url=safe_url(url),
+        info={name: value.strip() for name, value in fields},
+        config=_config(client, "save", "hash-max-listpack-value"),
+        ahead_ms=int(seconds) * 1000 + int(micros) / 1000 - here_ms,
+    )
+
+
+def _config(client: Client, *names: str) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for name in names:
+        try:
+            (reply,) = client.commands([["CONFIG", "GET", name]])
+        except Unreachable:
+            raise
+        except BridgeError:
+            continue
+        pair = [part.decode() for part in cast("list[bytes]", reply)]
+        found |= dict(zip(pair[::2], pair[1::2], strict=True))
+    return found
+
+
+def _version(server: Server) -> Iterator[Finding]:
+    kind = "Valkey" if "valkey_version" in server.info else "Redis"
+    version = server.info.get(f"{kind.lower()}_version", "0")
+    lowest = _LOWEST_VERSION[kind]
+    said = f"{kind} {version} at {server.url}"
+    if int(version.partition(".")[0]) >= lowest:
+        yield ok("store", said)
+    else:
+        yield fail("store", f"{said} is too old", f"upgrade it to {kind} {lowest} or newer")
+
+
+def _eviction(server: Server) -> Iterator[Finding]:
+    policy = server.info.get("maxmemory_policy", "unknown")
+    action = "set maxmemory-policy to noeviction: the server would drop sessions and events that nobody asked it to"
+    if policy == "noeviction":
+        yield ok("eviction", policy)
+    elif _maxmemory(server):
+        yield fail("eviction", f"maxmemory-policy is {policy}", action)
+    else:
+        yield warn("eviction", f"maxmemory-policy is {policy}, without effect as long as there is no maxmemory", action)
+
+
+def _persistence(server: Server) -> Iterator[Finding]:
+    info = server.info
+    broken = "see the server's log and its disk: what it cannot write is lost when it ends"
+    if info.get("aof_enabled") == "1":
+        if info.get("aof_last_write_status", "ok") == "ok":
+            yield ok("persistence", "append-only file")
+        else:
+            yield fail("persistence", "the append-only file cannot be written", broken)
+    elif server.config.get("save"):
+        if info.get("rdb_last_bgsave_status", "ok") == "ok":
+            yield ok("persistence", "snapshots: a crash repeats, and may lose, what came since the last one")
+        else:
+            yield fail("persistence", "the last snapshot failed", broken)
+    elif "save" in server.config:
+        yield warn(
+            "persistence",
+            "neither an append-only file nor snapshots: a restart of the server loses everything",
+            "set appendonly yes in the server's configuration",
+        )
+    else:
+        yield warn(
+            "persistence", "no append-only file, and the server does not say whether it makes snapshots", "see its host"
+        )
+
+
+def _memory(server: Server) -> Iterator[Finding]:
+    used, most = int(server.info.get("used_memory", 0)), _maxmemory(server)
+    if not most:
+        yield ok("memory", f"{_megabytes(used)} used, no maxmemory: the machine's memory is the limit")
+        return
+    said = f"{_megabytes(used)} of {_megabytes(most)} used ({used / most:.0%})"
+    action = "raise maxmemory, or find out what piles up: `bridge subscriptions list` shows what waits"
+    if used >= MEMORY_FAILS * most:
+        yield fail("memory", said, action)
+    elif used >= MEMORY_WARNS * most:
+        yield warn("memory", said, action)
+    else:
+        yield ok("memory", said)
+
+
+def _listpack(server: Server) -> Iterator[Finding]:
+    value = server.config.get("hash-max-listpack-value")
+    if value is None:
+        return
+    if int(value) >= LISTPACK_BYTES:
+        yield ok("packing", f"hash-max-listpack-value is {value}")
+    else:
+        yield warn(
+            "packing",
+            f"hash-max-listpack-value is {value}: phones with several events waiting take three times the memory",
+            "set it to 256 in the server's configuration",
+        )
+
+
+def _clock(server: Server) -> Iterator[Finding]:
+    apart = abs(server.ahead_ms)
+    said = (
+        f"the store's clock is {apart / 1000:,.1f} s {'ahead of' if server.ahead_ms > 0 else 'behind'} this machine's"
+    )
+    if apart <= MOST_CLOCK_DIFFERENCE_MS:
+        yield ok("clocks", f"the store's and this machine's agree within {MOST_CLOCK_DIFFERENCE_MS // 1000} s")
+    else:
+        yield warn("clocks", said, "synchronise both (NTP): receivers refuse callbacks whose time is minutes off")
+
+
+SERVER_CHECKS: tuple[Callable[[Server], Iterator[Finding]], ...] = (
+    _version,
+    _eviction,
+    _persistence,
+    _memory,
+    _listpack,
+    _clock,
+)
+
+
+def _schema(bridge: Bridge) -> Iterator[Finding]:
+    from bridge.store.client import SCHEMA
+
+    # Opening the bridge has compared both with the store's.
+    yield ok("schema", f"schema {SCHEMA}, {bridge.settings.shards} shards")
+
+
+def _provider(bridge: Bridge) -> Iterator[Finding]:
+    provider = bridge.provider
+    said = f"{bridge.settings.provider_url} takes the keys of the account default"
+    try:
+        provider.fetch_receipts([_NOBODY])
+    except RequestError:
+        # It knows no such session, and says so: the account passed.
+        yield ok("provider", said)
+    except TransientProviderError as error:
+        if error.throttled:
+            yield warn("provider", str(error))
+        else:
+            yield fail("provider", str(error), "check BRIDGE_PROVIDER_URL, and that this machine reaches it; try again")
+    except ProviderError as error:
+        yield fail("provider", str(error))
+    else:
+        yield ok("provider", said)
+    finally:
+        provider.close()
+
+
+def _secrets(bridge: Bridge) -> Iterator[Finding]:
+    box = bridge.secret_box
+    registered = bridge.subscriptions.load().by_id().values()
+    closed = []
+    for one in registered:
+        try:
+            for sealed in one.secrets:
+                box.open(sealed, one.id)
+        except SecretsUnreadable:
+            closed.append(one.id)
+    if closed:
+        yield fail(
+            "secret keys",
+            f"BRIDGE_SECRET_KEYS opens no secret of {', '.join(closed)}: nothing can be sent there",
+            "add the key that they were written with",
+        )
+    else:
+        yield ok("secret keys", f"open the secrets of {_many(len(registered), 'subscription')}")
+
+
+def _beat(bridge: Bridge) -> Iterator[Finding]:
+    last_ms = bridge.index.last_tick_ms()
+    if last_ms is not None:
+        ago = max(0, bridge.clock.now_ms() - last_ms) / 1000
+        yield ok("workers", f"last tick {ago:.1f} s ago: beat, broker and a worker are alive")
+        return
+    waiting = 0
+    if bridge.settings.broker_url is None:
+        # The broker is the store: its queue tells which of the two is missing.
+        (waiting,) = cast("list[int]", bridge.client.commands([["LLEN", "bridge.control"]]))
+    if waiting:
+        yield fail(
+            "workers", f"no tick for 10 s, and {_many(waiting, 'message')} for a worker", "start `bridge worker`"
+        )
+    else:
+        yield fail(
+            "workers", "no tick for 10 s: nothing is polled or delivered", "start `bridge beat` and `bridge worker`"
+        )
+
+
+def _accounts(bridge: Bridge) -> Iterator[Finding]:
+    from bridge.wiring import DEFAULT_ACCOUNT
+
+    accounts = sorted({*bridge.tracking.accounts(), DEFAULT_ACCOUNT})
+    paused = False
+    for account in accounts:
+        left_ms, pauses, reason = bridge.rate.paused(account)
+        if left_ms:
+            paused = True
+            span = format_duration_ms(max(1000, left_ms // 1000 * 1000))
+            yield warn("accounts", f"{account} is not polled for another {span} (failure {pauses} in a row): {reason}")
+    if not paused:
+        yield ok("accounts", f"none is paused: {', '.join(accounts)}")
+
+
+def _rejected(bridge: Bridge) -> Iterator[Finding]:
+    from bridge.wiring import DEFAULT_ACCOUNT
+
+    accounts = sorted({*bridge.tracking.accounts(), DEFAULT_ACCOUNT})
+    count = sum(1 for account in accounts for _ in bridge.tracking.rejected(account))
+    if count:
+        yield warn(
+            "rejected",
+            f"{_many(count, 'item')} that senders wanted tracked and could not be",
+            "see `bridge rejected list`, and correct the senders",
+        )
+    else:
+        yield ok("rejected", "no items")
+
+
+def _subscriptions(bridge: Bridge) -> Iterator[Finding]:
+    names = list(bridge.subscriptions.load().by_id())
+    if not names:
+        yield warn("subscriptions", "none: changes are recorded, and nobody is told", "`bridge subscriptions add URL`")
+        return
+    waiting = sum(bridge.queues.lengths(names).values())
+    dead = sum(1 for name in names for _ in bridge.queues.dead_letters(name))
+    said = f"{_many(len(names), 'subscription')}, {_many(waiting, 'phone')} waiting, {_many(dead, 'dead letter')}"
+    if dead:
+        yield warn("subscriptions", said, "`bridge deliveries list --state dead` shows why")
+    else:
+        yield ok("subscriptions", said)
+
+
+BRIDGE_CHECKS: Mapping[str, Callable[[Bridge], Iterator[Finding]]] = {
+    "schema": _schema,
+    "provider": _provider,
+    "secret keys": _secrets,
+    "workers": _beat,
+    "accounts": _accounts,
+    "rejected": _rejected,
+    "subscriptions": _subscriptions,
+}
+
+
+def _maxmemory(server: Server) -> int:
+    return int(server.info.get("maxmemory", 0))
+
+
+def _megabytes(size: int) -> str:
+    return f"{size / 1e6:,.1f} MB" if size < 1e9 else f"{size / 1e9:,.1f} GB"
+
+
+def _many(count: int, what: str) -> str:
+    return f"{count:,} {what}" if count == 1 else f"{count:,} {what}s"

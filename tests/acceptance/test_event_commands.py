@@ -1,0 +1,159 @@
+"""``bridge events``, ``deliveries`` and ``rejected``: what happened, what is on its way, what could not be."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from bridge.domain.events import render, unpack
+from bridge.wiring import Bridge
+from tests.commands import ONE, THREE, TWO, URL, Terminal, answer, cells, deliveries_in_every_state, heard, track
+from tests.servers import environ_for
+
+# bridge events
+
+
+def _events(bridge: Bridge) -> list[str]:
+    """Four events of two accounts; their JSON, the newest first."""
+    track(bridge, "nAQDODtO", "xBBDODtP")
+    track(bridge, "shop1", account="shop")
+    answer(bridge, "nAQDODtO", heard(ONE, "状态未知"))
+    answer(bridge, "xBBDODtP", heard(TWO, "发送成功"))
+    answer(bridge, "nAQDODtO", heard(ONE, "发送成功"))
+    answer(bridge, "shop1", heard(THREE, "发送失败"), account="shop")
+    logged = [(name, one) for name in ("default", "shop") for one in bridge.log.read(name)]
+    logged.sort(key=lambda pair: pair[1].position, reverse=True)
+    return [render(name, unpack(one.record))[1].decode() for name, one in logged]
+
+
+def test_events_list_is_what_subscribers_get_the_newest_first(bridge: Bridge, terminal: Terminal) -> None:
+    expected = _events(bridge)
+    assert sorted(terminal("events", "list", "--json").out.splitlines()) == sorted(expected)
+    assert terminal("events", "list", "--json", "--account", "default").out.splitlines() == [
+        line for line in expected if '"account":"default"' in line
+    ]
+    heading, *rows = cells(terminal("events", "list", "--session", "nAQDODtO"))
+    assert heading == ["observed", "session", "phone", "change", "sequence", "id"]
+    assert [row[3] for row in rows] == ["unknown → delivered", "tracked → unknown"]
+    assert len(terminal("events", "list", "--json", "--limit", "1").rows()) == 1
+
+
+def test_events_list_since_takes_a_duration_or_a_time(bridge: Bridge, terminal: Terminal) -> None:
+    count = len(_events(bridge))
+    for since, expected in (("1h", count), ("2020-01-01T00:00:00Z", count), ("2020-01-01", count), ("2099-01-01", 0)):
+        assert len(terminal("events", "list", "--json", "--since", since).rows()) == expected
+    for wrong in ("yesterday", "1", "-1h"):
+        ran = terminal("events", "list", "--since", wrong)
+        assert (ran.code, ran.out) == (2, "")
+        assert "1h" in ran.err
+
+
+def test_events_show_finds_an_event_by_its_id(bridge: Bridge, terminal: Terminal) -> None:
+    for line in _events(bridge):
+        name = json.loads(line)["id"]
+        assert terminal("events", "show", name, "--json").out == line + "\n"
+        assert name in terminal("events", "show", name).out
+    ran = terminal("events", "show", "evt_" + "a" * 26)
+    assert (ran.code, ran.out) == (1, "")
+    assert "no event" in ran.err
+    assert terminal("events", "show", "sub_x").code == 2
+
+
+def test_events_tail_follows_until_ctrl_c(bridge: Bridge, server: str) -> None:
+    # Python leaves SIGINT alone where it is ignored at the start, as it is for what a shell runs in its background.
+    program = (
+        "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler);"
+        "from bridge.cli.main import run; sys.exit(run(['events', 'tail', '--json']))"
+    )
+    track(bridge, "nAQDODtO")
+    answer(bridge, "nAQDODtO", heard(ONE, "状态未知"))
+    with subprocess.Popen(
+        [sys.executable, "-c", program],
+        env=environ_for(server),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as tail:
+        assert tail.stdout is not None
+        assert tail.stderr is not None
+        assert "following" in tail.stderr.readline()
+        answer(bridge, "nAQDODtO", heard(ONE, "发送成功"))
+        assert json.loads(tail.stdout.readline())["data"]["status"] == "delivered"
+        track(bridge, "shop1", account="shop")
+        answer(bridge, "shop1", heard(TWO, "发送失败"), account="shop")
+        assert json.loads(tail.stdout.readline())["data"]["account"] == "shop"
+        tail.send_signal(signal.SIGINT)
+        assert tail.wait(30) == 0
+        assert tail.stdout.read() == tail.stderr.read() == ""
+
+
+# bridge deliveries
+
+
+def test_deliveries_list_shows_every_state(bridge: Bridge, terminal: Terminal) -> None:
+    deliveries_in_every_state(bridge)
+    rows = terminal("deliveries", "list", "--json").rows()
+    assert [
+        (row["state"], row["phone"], row["status"], row["attempts"], row["behind"], row["error"]) for row in rows[:2]
+    ] == [
+        ("pending", ONE, "unknown", 0, 1, None),
+        ("retrying", TWO, "unknown", 3, 0, None),
+    ]
+    assert {(row["state"], row["phone"], row["attempts"], row["error"]) for row in rows[2:]} == {
+        ("dead", THREE, 12, "HTTP 500"),
+        ("dead", None, 12, "HTTP 500"),
+    }
+    events = {json.loads(line)["id"] for line in terminal("events", "list", "--json").out.splitlines()}
+    assert {row["event"] for row in rows} <= events | {None}
+    heading, *lines = cells(terminal("deliveries", "list"))
+    assert heading[0] == "state"
+    assert [line[0] for line in lines] == ["pending", "retrying", "dead", "dead"]
+
+
+@pytest.mark.parametrize(("state", "count"), [("pending", 1), ("retrying", 1), ("dead", 2)])
+def test_deliveries_list_filters_by_state_and_subscription(
+    bridge: Bridge, terminal: Terminal, state: str, count: int
+) -> None:
+    name = deliveries_in_every_state(bridge)
+    other = bridge.subscribe(URL)[0].id
+    rows = terminal("deliveries", "list", "--state", state, "--subscription", name, "--json").rows()
+    assert [row["state"] for row in rows] == [state] * count
+    assert terminal("deliveries", "list", "--state", state, "--subscription", other, "--json").rows() == []
+    assert len(terminal("deliveries", "list", "--state", state, "--limit", "1", "--json").rows()) == 1
+
+
+def test_deliveries_list_knows_events_that_the_log_has_dropped(bridge: Bridge, terminal: Terminal) -> None:
+    name = deliveries_in_every_state(bridge)
+    dropped, kept = bridge.log.trim("default", [name], bridge.clock.now_ms() + 60_000)
+    assert dropped > kept > 0
+    rows = terminal("deliveries", "list", "--state", "retrying", "--json").rows()
+    assert [row["phone"] for row in rows] == [TWO]
+
+
+@pytest.mark.usefixtures("bridge")
+def test_deliveries_of_an_unknown_subscription_are_exit_1(terminal: Terminal) -> None:
+    assert terminal("deliveries", "list", "--subscription", "sub_nothere").code == 1
+    assert terminal("deliveries", "list", "--state", "parked").code == 2
+
+
+# bridge rejected
+
+
+def test_rejected_list_shows_items_with_reasons_the_newest_first(bridge: Bridge, terminal: Terminal) -> None:
+    long = json.dumps({"session_no": "x" * 200})
+    bridge.tracking.note_account("shop")
+    bridge.tracking.reject("default", [('{"session_no": "a b"}', "item 0: session_no: 'a b'")])
+    bridge.tracking.reject("shop", [(long, "item 4: session_no: 200 characters")])
+    rows = terminal("rejected", "list", "--json").rows()
+    assert {(row["account"], row["item"], row["reason"]) for row in rows} == {
+        ("default", '{"session_no": "a b"}', "item 0: session_no: 'a b'"),
+        ("shop", long, "item 4: session_no: 200 characters"),
+    }
+    heading, row = cells(terminal("rejected", "list", "--account", "shop"))
+    assert heading == ["arrived", "account", "reason", "item"]
+    assert row[3].endswith("…")
+    assert len(row[3]) == 60
