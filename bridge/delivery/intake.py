@@ -146,10 +146,11 @@ class Intake:
         lanes_of: dict[str, list[Lane]] = {}
         for (name, _, _), read in zip(found, self._ports.queues.peek(found), strict=True):
             lanes_of.setdefault(name, []).extend(read)
-        return self._fill(lanes_of, now_ms + self._policy.hold_ms)
+        return self._fill(lanes_of, now_ms)
 
-    def _fill(self, lanes_of: Mapping[str, list[Lane]], lease_end_ms: int) -> int:
+    def _fill(self, lanes_of: Mapping[str, list[Lane]], now_ms: int) -> int:
         """Read the lanes' first events, an account at a time, and make them ready, the oldest first."""
+        lease_end_ms = now_ms + self._policy.hold_ms
         by_account: dict[str, dict[int, list[bytes]]] = {}
         for name, lanes in lanes_of.items():
             wanted = by_account.setdefault(self.queues[name].subscription.account, {})
@@ -167,5 +168,5 @@ class Intake:
             for lane in sorted(lanes, key=lambda lane: lane.position):
                 place = (lane.shard, lane.position)
                 queue.ready.append(Ready(lane, logged.get(place) or kept.get(place), lease_end_ms))
-            queue.took(len(lanes))
+            queue.took(len(lanes), now_ms)
         return sum(map(len, lanes_of.values()))

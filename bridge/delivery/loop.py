@@ -7,6 +7,7 @@ settled then happens twice, under the same id.
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from collections.abc import Callable
 from typing import cast
@@ -21,7 +22,6 @@ from bridge.domain import events
 from bridge.domain.deliveries import Settlement
 from bridge.domain.outcome import Answer, Outcome, Verdict, judge
 from bridge.domain.policy import DeliveryPolicy
-from bridge.domain.signing import signature
 
 MAX_IN_FLIGHT = 512
 _SLICE_MS = 10_000
@@ -31,7 +31,7 @@ ends within a minute."""
 _LINGER_MS = 250
 _QUICK_LOOK_MS = 2
 _SLOW_LOOK_MS = 10
-_SETTLE_AT = 128
+_SETTLE_AT = 256
 _SETTLE_AFTER_MS = 10
 _STAY_AWAKE_MS = 500
 _ABORT_AFTER_MS = 15_000
@@ -175,7 +175,7 @@ class Slice:
             return
         message_id, body = events.render(queue.subscription.account, events.unpack(ready.record))
         seconds = now_ms // 1000
-        signed = signature(queue.signing_keys, message_id, seconds, body)
+        signed = queue.signer.sign(message_id, seconds, body)
         headers: list[bytes | str] = [
             *self._headers,
             f"webhook-id: {message_id}",
@@ -189,7 +189,10 @@ class Slice:
 
     def _turn(self, wait_ms: int) -> int:
         """Let transfers go on for at most ``wait_ms``, then settle and renew as it is time to. Returns now."""
-        self._judge(self._transport.perform(wait_ms))
+        if self._transport.in_flight:
+            self._judge(self._transport.perform(wait_ms))
+        else:
+            time.sleep(wait_ms / 1000)  # the transport waits for nothing where nothing is under way
         now_ms = self._clock.now_ms()
         self._settle(now_ms)
         if now_ms - self._renewed_ms >= self._policy.renew_ms:

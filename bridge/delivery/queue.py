@@ -7,9 +7,12 @@ from collections import deque
 import msgspec
 
 from bridge.domain.deliveries import Lane, Settlement
+from bridge.domain.signing import Signer
 from bridge.domain.subscriptions import Subscription
 
 _LARGEST_BUFFER = 1024
+_SOON_MS = 50
+"""Claims that follow one another sooner than this are too small: each costs four round trips, however much it takes."""
 
 
 class Ready(msgspec.Struct, frozen=True, gc=False):
@@ -25,7 +28,7 @@ class HeldQueue:
 
     def __init__(self, subscription: Subscription, signing_keys: tuple[bytes, ...], concurrency: int) -> None:
         self.subscription = subscription
-        self.signing_keys = signing_keys
+        self.signer = Signer(signing_keys)
         self.concurrency = concurrency
         self.shards: set[int] = set()
         self.ready: deque[Ready] = deque()
@@ -33,7 +36,7 @@ class HeldQueue:
         self.settled: list[Settlement] = []
         self.lost = False
         self._buffer = max(32, concurrency)
-        self._ran_dry = False
+        self._took_ms = 0
 
     @property
     def id(self) -> str:
@@ -52,17 +55,14 @@ class HeldQueue:
             return 0
         return self._buffer - len(self.ready)
 
-    def took(self, lanes: int) -> None:
-        """Learn from a claim: a receiver that emptied the buffer before it gets a larger one, for fewer claims."""
-        if self._ran_dry and lanes >= self._buffer // 2:
+    def took(self, lanes: int, now_ms: int) -> None:
+        """Learn from a claim: a backlog sent as fast as it is claimed gets a larger buffer, for fewer claims."""
+        if lanes >= self._buffer // 2 and now_ms - self._took_ms < _SOON_MS:
             self._buffer = min(_LARGEST_BUFFER, 2 * self._buffer)
-        self._ran_dry = False
+        self._took_ms = now_ms
 
     def next(self) -> Ready | None:
         """The next lane to start, None where the subscription has enough under way or nothing is ready."""
         if self.in_flight >= self.concurrency or not self.ready:
             return None
-        ready = self.ready.popleft()
-        if not self.ready:
-            self._ran_dry = True
-        return ready
+        return self.ready.popleft()

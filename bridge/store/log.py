@@ -13,6 +13,8 @@ from bridge.store.client import Argument, Call, Client
 
 _Reply = list[tuple[bytes, list[bytes]]]
 _PAGE = 500
+_GAP = 50
+"""Entries that a page may read in vain: they cost less than another round trip."""
 
 
 class Logged(msgspec.Struct, frozen=True, gc=False):
@@ -42,10 +44,10 @@ class EventLog:
             commands: list[list[Argument]] = []
             for shard, group in pending.items():
                 span = [keys.log(shard, account), positions.to_id(group[0]), positions.to_id(group[-1])]
-                commands.append(["XRANGE", *span, "COUNT", 2 * len(group)])
+                commands.append(["XRANGE", *span, "COUNT", _GAP + 2 * len(group)])
             replies = self._client.commands(commands)
             for (shard, group), reply in zip(list(pending.items()), replies, strict=True):
-                rest = _take_page(shard, group, _entries(reply), 2 * len(group), found)
+                rest = _take_page(shard, group, _entries(reply), _GAP + 2 * len(group), found)
                 if rest:
                     pending[shard] = rest
                 else:
@@ -131,7 +133,8 @@ class EventLog:
 
 
 def _entries(reply: object) -> list[tuple[bytes, bytes]]:
-    return [(positions.from_id(entry[0]), entry[1][1]) for entry in cast("_Reply", reply)]
+    from_id = positions.from_id
+    return [(from_id(stream_id), fields[1]) for stream_id, fields in cast("_Reply", reply)]
 
 
 def _take_page(

@@ -160,8 +160,9 @@ class QueueStore:
             self._client.commands(
                 [
                     ["ZREM", keys.index(shard), keys.queue_member(subscription)],
-                    ["UNLINK", *whole],
+                    # Before the kept records: a trim in between keeps none for lanes that are gone.
                     ["UNLINK", *buckets],
+                    ["UNLINK", *whole],
                 ]
             )
 
@@ -174,16 +175,17 @@ def _settle_call(name: str, shard: int, token: bytes, settled: Sequence[Settleme
         keys.dead(shard, name),
         keys.kept(shard, name),
     ]
-    args: list[Argument] = [keys.queue_member(name), token, len(settled)]
-    for one in settled:
-        names.append(keys.lanes(shard, name, one.lane.lane))
-        args += (len(names), one.lane.lane, one.lane.position)
+    accepted = [one for one in settled if one.verdict is Verdict.ACCEPTED]
+    others = [one for one in settled if one.verdict is not Verdict.ACCEPTED]
+    names += [keys.lanes(shard, name, one.lane.lane) for group in (accepted, others) for one in group]
+    args: list[Argument] = [keys.queue_member(name), token, len(accepted)]
+    args += [one.lane.lane + one.lane.position for one in accepted]
+    for one in others:
+        place = one.lane.lane + one.lane.position
         if one.verdict is None:
-            args += ("back", "", one.due_ms, "")
+            args += (place, "back", "", one.due_ms, "")
         elif one.verdict is Verdict.RETRY:
-            args += ("retrying", one.attempts, one.due_ms, "")
-        elif one.verdict is Verdict.DEAD:
-            args += ("dead", one.attempts, one.record, one.error)
+            args += (place, "retrying", one.attempts, one.due_ms, "")
         else:
-            args += ("accepted", "", "", "")
+            args += (place, "dead", one.attempts, one.record, one.error)
     return Call("settle_lanes", names, args)

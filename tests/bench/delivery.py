@@ -21,6 +21,7 @@ from tests.bench.senders import bare_libcurl, bridge_slices
 
 CONNECTIONS = 50
 _WARM_UP = 20
+_A_POLL = 100  # sessions of one answer: what it changes has one time of observation
 _COMMIT_AT_ONCE = 500
 _METADATA = '{"order":"8a6e0804-2bd0-4672-b79d-d97027f9071a","campaign":"autumn sale, reminder"}'
 
@@ -99,8 +100,8 @@ def _records(count: int) -> Iterator[events.Record]:
             description="短信发送成功",
             receipt_time=now_ms // 1000 - number % 60,
             segments=1,
-            observed_ms=now_ms + number,
-            previous_poll_ms=now_ms - 10_000,
+            observed_ms=now_ms + number // _A_POLL,
+            previous_poll_ms=now_ms + number // _A_POLL - 10_000,
             metadata=_METADATA,
         )
 

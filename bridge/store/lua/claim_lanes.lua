@@ -22,8 +22,13 @@ local first
 redis.call('SET', KEYS[2], ARGV[2], 'PX', ARGV[3])
 if #result > 0 then
   local lease_end = now + tonumber(ARGV[4])
-  for _, lane in ipairs(result) do
-    redis.call('ZADD', KEYS[3], lease_end, lane)
+  local leases = {}
+  for i, lane in ipairs(result) do
+    leases[2 * i - 1], leases[2 * i] = lease_end, lane
+  end
+  -- In slices: Lua unpacks a few thousand values at most.
+  for i = 1, #leases, 1000 do
+    redis.call('ZADD', KEYS[3], unpack(leases, i, math.min(i + 999, #leases)))
   end
   first = redis.call('ZRANGE', KEYS[3], 0, 0, 'WITHSCORES')
   redis.call('ZADD', KEYS[1], first[2], ARGV[1])

@@ -1,13 +1,14 @@
 #!lua flags=allow-oom
 -- Write down what became of the first events of lanes, and let the next ones go.
 --
--- KEYS  1 index  2 hold  3 queue  4 dead letters  5 kept records  6… lane buckets, by their place here
--- ARGV  1 queue's index member  2 token  3 number of deliveries, then for each:
---         bucket key's place, lane, position (12 bytes), verb, a, b, c
---           accepted             -, -, -
---           retrying             attempts made, due (Unix ms), -
---           dead                 attempts made, record, error
---           back                 -, due (Unix ms), -            not tried: its attempts stay as they were
+-- KEYS  1 index  2 hold  3 queue  4 dead letters  5 kept records  6… the bucket of each delivery's lane, in order
+-- ARGV  1 queue's index member  2 token  3 number of accepted deliveries, then of each
+--           lane (8 bytes) with position (12 bytes)
+--       then for each of the others:
+--           lane with position, verb, a, b, c
+--             retrying           attempts made, due (Unix ms), -
+--             dead               attempts made, record, error
+--             back               -, due (Unix ms), -            not tried: its attempts stay as they were
 --
 -- Returns how many applied, or -1 if another token holds the queue. A delivery whose lane begins with another position
 -- was settled before, by this call's first try or by another holder, and does not apply.
@@ -21,18 +22,25 @@ if redis.call('GET', KEYS[2]) ~= ARGV[2] then
 end
 
 -- Read all before the first write.
-local plan, at = {}, 4
-for i = 1, tonumber(ARGV[3]) do
-  local d = {bucket = KEYS[tonumber(ARGV[at])], lane = ARGV[at + 1], position = ARGV[at + 2], verb = ARGV[at + 3],
-             a = ARGV[at + 4], b = ARGV[at + 5], c = ARGV[at + 6]}
-  at = at + 7
-  d.waiting = redis.call('HGET', d.bucket, d.lane)
-  if d.waiting and string.sub(d.waiting, 2, 13) == d.position then
+local plan, planned, accepted, at = {}, {}, tonumber(ARGV[3]), 4
+for i = 6, #KEYS do
+  local place = ARGV[at]
+  local lane = string.sub(place, 1, 8)
+  local waiting = redis.call('HGET', KEYS[i], lane)
+  -- A lane whose lease ended under way may have been sent twice: its first outcome counts, as of two calls.
+  if waiting and string.sub(waiting, 2, 13) == string.sub(place, 9) and not planned[lane] then
+    planned[lane] = true
+    local d = {bucket = KEYS[i], lane = lane, waiting = waiting, verb = 'accepted'}
+    if i > 5 + accepted then
+      d.verb, d.a, d.b, d.c = ARGV[at + 1], ARGV[at + 2], ARGV[at + 3], ARGV[at + 4]
+    end
     plan[#plan + 1] = d
   end
+  at = at + (i > 5 + accepted and 5 or 1)
 end
 
 local keeps = redis.call('EXISTS', KEYS[5]) == 1
+local done = {}
 for _, d in ipairs(plan) do
   if d.verb == 'back' then
     redis.call('ZADD', KEYS[3], d.b, d.lane)
@@ -40,21 +48,26 @@ for _, d in ipairs(plan) do
     redis.call('HSET', d.bucket, d.lane, string.char(tonumber(d.a)) .. string.sub(d.waiting, 2))
     redis.call('ZADD', KEYS[3], d.b, d.lane)
   else
+    local position = string.sub(d.waiting, 2, 13)
     if d.verb == 'dead' then
-      redis.call('XADD', KEYS[4], '*', 'r', d.b, 'e', d.c, 'a', d.a, 'p', d.position)
+      redis.call('XADD', KEYS[4], '*', 'r', d.b, 'e', d.c, 'a', d.a, 'p', position)
     end
     if keeps then
-      redis.call('HDEL', KEYS[5], d.position)
+      redis.call('HDEL', KEYS[5], position)
     end
     local rest = string.sub(d.waiting, 14)
     if rest == '' then
       redis.call('HDEL', d.bucket, d.lane)
-      redis.call('ZREM', KEYS[3], d.lane)
+      done[#done + 1] = d.lane
     else
       redis.call('HSET', d.bucket, d.lane, '\0' .. rest)
       redis.call('ZADD', KEYS[3], now, d.lane)
     end
   end
+end
+-- In slices: Lua unpacks a few thousand values at most.
+for i = 1, #done, 1000 do
+  redis.call('ZREM', KEYS[3], unpack(done, i, math.min(i + 999, #done)))
 end
 
 local first = redis.call('ZRANGE', KEYS[3], 0, 0, 'WITHSCORES')
