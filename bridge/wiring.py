@@ -18,10 +18,12 @@ from bridge.domain.policy import DeliveryPolicy, PollPolicy
 from bridge.domain.signing import SECRET_BYTES, encode_secret
 from bridge.domain.subscriptions import Subscription
 from bridge.errors import SettingsError, StoreUnreachable
+from bridge.observe.logs import get_logger, setup_logging
+from bridge.observe.sentry import setup_sentry
 from bridge.polling.poll import Poller
 from bridge.polling.track import Tracker
 from bridge.provider.client import UsmsClient
-from bridge.settings import Settings
+from bridge.settings import Settings, read_environ, unknown_settings
 from bridge.store.client import Client, open_store
 from bridge.store.index import Clock, Index, RateStore, Wakes
 from bridge.store.log import EventLog
@@ -57,6 +59,15 @@ def store_url(settings: Settings) -> str:
 def broker_url(settings: Settings) -> str:
     """The broker that these settings mean: the store, unless they name another."""
     return settings.broker.get_secret_value() if settings.broker is not None else store_url(settings)
+
+
+def observe(settings: Settings) -> None:
+    """Set up logs and error reports for this process, and say which BRIDGE_* names are no settings."""
+    setup_logging(settings.log_format)
+    setup_sentry(settings.sentry_dsn.get_secret_value() if settings.sentry_dsn else None, USER_AGENT)
+    for name, nearest in unknown_settings(read_environ()):
+        hint = f"did you mean {nearest}?" if nearest else "see the README's table of settings"
+        get_logger("bridge").warning("unknown setting", name=name, hint=hint)
 
 
 def url_policy(settings: Settings) -> UrlPolicy:

@@ -13,10 +13,8 @@ from typing import cast
 
 from bridge.domain.server_urls import safe_url
 from bridge.errors import BridgeError, BrokerUnreachable
-from bridge.observe.logs import get_logger, setup_logging
-from bridge.observe.sentry import setup_sentry
-from bridge.settings import Settings, load_settings, read_environ, unknown_settings
-from bridge.wiring import USER_AGENT, Bridge
+from bridge.settings import Settings, load_settings
+from bridge.wiring import Bridge, observe
 
 _QUEUES = "bridge.track,bridge.control,bridge.poll,bridge.deliver"
 _BROKER_TIMEOUT_S = 5
@@ -27,15 +25,10 @@ def main(argv: Sequence[str]) -> int:
     kind, *options = argv
     try:
         settings = load_settings()
-        setup_logging(settings.log_format)
+        observe(settings)
         # A line for each task received and done would bury the bridge's own.
         for chatty in ("celery", "kombu"):
             logging.getLogger(chatty).setLevel(logging.WARNING)
-        dsn = settings.sentry_dsn
-        setup_sentry(dsn.get_secret_value() if dsn else None, USER_AGENT)
-        for name, nearest in unknown_settings(read_environ()):
-            hint = f"did you mean {nearest}?" if nearest else "see the README's table of settings"
-            get_logger("bridge").warning("unknown setting", name=name, hint=hint)
         return _KINDS[kind](settings, options)
     except BridgeError as error:
         sys.stderr.write(f"error: {error}\n")

@@ -7,6 +7,7 @@ from litestar import Litestar
 from bridge.reachability import readiness_checks
 from bridge.settings import load_settings
 from bridge.web.app import create_app
+from bridge.wiring import observe
 
 
 def app() -> Litestar:
@@ -14,4 +15,6 @@ def app() -> Litestar:
 
     Raises SettingsError, or StoreUnreachable where no store is configured and none runs here.
     """
-    return create_app(readiness_checks(load_settings()))
+    settings = load_settings()
+    observe(settings)
+    return create_app(readiness_checks(settings))
