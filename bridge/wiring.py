@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import random
 import secrets
 from base64 import b32encode
@@ -64,6 +65,9 @@ def broker_url(settings: Settings) -> str:
 def observe(settings: Settings) -> None:
     """Set up logs and error reports for this process, and say which BRIDGE_* names are no settings."""
     setup_logging(settings.log_format)
+    # A line for each task received and done, or each start of a server, would bury the bridge's own.
+    for chatty in ("celery", "kombu", "uvicorn"):
+        logging.getLogger(chatty).setLevel(logging.WARNING)
     setup_sentry(settings.sentry_dsn.get_secret_value() if settings.sentry_dsn else None, USER_AGENT)
     for name, nearest in unknown_settings(read_environ()):
         hint = f"did you mean {nearest}?" if nearest else "see the README's table of settings"

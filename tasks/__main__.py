@@ -5,7 +5,6 @@ A process of its own kind from the start, because ``bridge`` itself imports noth
 
 from __future__ import annotations
 
-import logging
 import sys
 import warnings
 from collections.abc import Callable, Sequence
@@ -26,9 +25,6 @@ def main(argv: Sequence[str]) -> int:
     try:
         settings = load_settings()
         observe(settings)
-        # A line for each task received and done would bury the bridge's own.
-        for chatty in ("celery", "kombu"):
-            logging.getLogger(chatty).setLevel(logging.WARNING)
         return _KINDS[kind](settings, options)
     except BridgeError as error:
         sys.stderr.write(f"error: {error}\n")
