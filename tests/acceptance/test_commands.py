@@ -273,10 +273,10 @@ def test_subscriptions_add_shows_the_secret_once(bridge: Bridge, terminal: Termi
 @pytest.mark.parametrize(
     ("url", "reason"),
     [
-        ("http://8.8.8.8/sms", "https"),
-        ("https://127.0.0.1/sms", "loopback"),
+        ("http://127.0.0.1/sms", "https"),
+        ("https://[::1]/sms", "loopback"),
         ("https://10.1.2.3/sms", "private"),
-        ("https://user@8.8.8.8/", "user"),
+        ("https://user@127.0.0.1/", "user"),
         ("not-a-url", "URL"),
     ],
 )
