@@ -142,6 +142,12 @@ def test_a_receipt_time_that_is_no_date_is_null(time: int) -> None:
     assert data_of(changed(receipt_time=time))["receipt"]["time"] is None
 
 
+@pytest.mark.parametrize(("corrected", "late"), [(True, False), (False, True)])
+def test_a_correction_and_a_late_receipt_are_said(corrected: bool, late: bool) -> None:
+    data = data_of(changed(corrected=corrected, late=late))
+    assert (data["corrected"], data["late"]) == (corrected, late)
+
+
 def test_no_metadata_is_an_empty_object() -> None:
     assert data_of(changed(metadata=""))["metadata"] == {}
 
