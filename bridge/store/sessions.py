@@ -106,9 +106,20 @@ class SessionStore:
         )
 
     def drop_due(self, account: str, session_nos: Sequence[str]) -> None:
-        """Forget the due times of sessions that do not exist. The index follows at the next claim."""
-        self._client.commands(
-            [["ZREM", keys.due(shard, account), *group] for shard, group in self.by_shard(session_nos).items()]
+        """Forget the due times of those of these sessions that do not exist."""
+        self._client.run(
+            [
+                Call(
+                    "drop_sessions",
+                    [
+                        keys.index(shard),
+                        keys.due(shard, account),
+                        *(keys.session(shard, account, no) for no in group),
+                    ],
+                    [keys.poll_member(account), *group],
+                )
+                for shard, group in self.by_shard(session_nos).items()
+            ]
         )
 
     def due_ms(self, account: str, session_no: str) -> int | None:
@@ -122,7 +133,7 @@ class SessionStore:
         for shard in range(self._shards):
             prefix = keys.session(shard, account, "")
             # Redis' patterns give [, ], * and ? a meaning; accounts and prefixes have none of them.
-            for batch in _batches(self._client.redis.scan_iter(match=f"{prefix}*", count=1000), 500):
+            for batch in _batches(self._client.scan(f"{prefix}*"), 500):
                 (values,) = self._client.commands([["MGET", *batch]])
                 for key, value in zip(batch, cast("list[bytes | None]", values), strict=True):
                     state = unpack(value).state

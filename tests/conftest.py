@@ -1,0 +1,70 @@
+"""The stores that tests work on: real servers, one of each kind for a whole run, empty at the start of every test."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from unittest.mock import patch
+
+import pytest
+
+from bridge.wiring import Bridge
+from tests.catalogue import assert_catalogued
+from tests.parts import Parts
+from tests.servers import bridge_on, valkey
+
+
+class Servers:
+    """One server of each kind, started when a test first asks for it."""
+
+    def __init__(self, stack: ExitStack) -> None:
+        self._stack = stack
+        self._urls: dict[str, str] = {}
+
+    def url(self, kind: str) -> str:
+        if kind not in self._urls:
+            self._urls[kind] = self._start(kind)
+        return self._urls[kind]
+
+    def _start(self, kind: str) -> str:
+        if kind == "valkey":
+            return self._stack.enter_context(valkey())
+        found = shutil.which("redis-server")
+        if found is None:
+            pytest.skip("redis-server is not on the PATH: this runs on Valkey alone")
+        with patch("bridge.store.server.find_server_binary", return_value=Path(found)):
+            return self._stack.enter_context(valkey())
+
+
+@pytest.fixture(scope="session")
+def servers() -> Iterator[Servers]:
+    with ExitStack() as stack:
+        yield Servers(stack)
+
+
+@pytest.fixture
+def store_url(servers: Servers, request: pytest.FixtureRequest) -> Iterator[str]:
+    """An empty store, whose keys must be the catalogue's when the test ends. On Valkey, unless parametrised."""
+    url = servers.url(getattr(request, "param", "valkey"))
+    parts = Parts(url)
+    parts.redis.flushall()
+    yield url
+    assert_catalogued(parts.redis)
+    parts.close()
+
+
+@pytest.fixture
+def parts(store_url: str) -> Iterator[Parts]:
+    """The store's parts on an empty server."""
+    made = Parts(store_url)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def bridge(store_url: str) -> Iterator[Bridge]:
+    """A bridge on an empty store, to receivers on loopback."""
+    with bridge_on(store_url, allow_http=True, allow_networks="127.0.0.0/8") as made:
+        yield made

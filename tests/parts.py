@@ -1,0 +1,149 @@
+"""The store's parts on one server, and what tests do with them again and again."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from typing import cast
+
+import redis
+
+from bridge.domain import events
+from bridge.domain.commits import CommitResult, Due, Entry, Route, Write
+from bridge.domain.deliveries import Lane
+from bridge.domain.status import SessionState
+from bridge.domain.subscriptions import Subscription
+from bridge.store import keys, positions
+from bridge.store.client import Client
+from bridge.store.index import Clock, Index, RateStore, Wakes
+from bridge.store.log import EventLog
+from bridge.store.queues import QueueStore
+from bridge.store.sessions import SessionStore
+from bridge.store.subscriptions import SubscriptionStore
+from bridge.store.tracking import TrackingStore
+
+SHARDS = 4
+OPEN = SessionState(sent_ms=1, tracked_ms=1)
+PHONE = "18500000001"
+SUB = "sub_a"
+
+
+def until(condition: Callable[[], bool], within_s: float = 20.0) -> None:
+    """Wait until something is so, looking every few milliseconds; fail if it is not in time."""
+    deadline = time.monotonic() + within_s
+    while not condition():
+        assert time.monotonic() < deadline, "it never came to be so"
+        time.sleep(0.003)
+
+
+def record(session_no: str, phone: str = PHONE, sequence: int = 1) -> bytes:
+    """A packed event: this phone was delivered."""
+    return events.pack(
+        events.Record(1, session_no, phone, "", 2, 0, sequence, False, False, "Success", "DELIVRD", "", 1, 1, 1, 0, "")
+    )
+
+
+def entry(session_no: str, phone: str = PHONE, *, to: Sequence[str] = (SUB,), sequence: int = 1) -> Entry:
+    """An event with its ways to subscriptions."""
+    lane = events.lane_id(session_no, phone)
+    return Entry(record(session_no, phone, sequence), [Route(name, lane) for name in to])
+
+
+def subscription(name: str = SUB, *, account: str = "default", created_ms: int = 1) -> Subscription:
+    return Subscription(id=name, account=account, url="http://127.0.0.1:9/", created_ms=created_ms, secrets=())
+
+
+class Parts:
+    """Everything of ``bridge.store``, with a connection of its own."""
+
+    def __init__(self, url: str, shards: int = SHARDS) -> None:
+        self.shards = shards
+        self.client = Client(url)
+        self.redis: redis.Redis = self.client.redis
+        self.sessions = SessionStore(self.client, shards)
+        self.queues = QueueStore(self.client, shards)
+        self.log = EventLog(self.client, shards)
+        self.subscriptions = SubscriptionStore(self.client, shards)
+        self.tracking = TrackingStore(self.client)
+        self.index = Index(self.client, shards)
+        self.wakes = Wakes(self.client)
+        self.rate = RateStore(self.client)
+        self.clock = Clock(self.client)
+
+    def close(self) -> None:
+        self.client.close()
+
+    def now_ms(self) -> int:
+        seconds, micros = self.redis.time()
+        return seconds * 1000 + micros // 1000
+
+    def write(
+        self,
+        session_no: str,
+        *entries: Entry,
+        due: int | Due = Due.KEEP,
+        expires_ms: int | None = None,
+        state: SessionState = OPEN,
+        account: str = "default",
+    ) -> CommitResult:
+        """Commit over whatever version is there."""
+        version = self.sessions.read(account, [session_no])[session_no].version
+        done = self.sessions.commit(account, [Write(session_no, version, state, due, expires_ms, entries)])
+        return done[session_no]
+
+    def claim(self, token: bytes, session_no: str, *, to: str = SUB, most: int = 100) -> list[bytes] | None:
+        """Claim what is due of a subscription in a session's shard."""
+        return self.queues.claim(token, [(to, self.shard(session_no), most)], 45_000)[1][0]
+
+    def take(self, token: bytes, session_no: str, *, to: str = SUB) -> list[Lane]:
+        """Claim, and read what was claimed."""
+        lanes = self.claim(token, session_no, to=to)
+        assert lanes is not None
+        return self.queues.peek([(to, self.shard(session_no), lanes)])[0]
+
+    def shard(self, session_no: str) -> int:
+        return keys.shard_of(session_no, self.shards)
+
+    def make_due(self) -> None:
+        """Let every due time and lease be over, as if hours had passed."""
+        for shard in range(self.shards):
+            for name in self._due_sets(shard).values():
+                members = cast("list[bytes]", self.redis.zrange(name, 0, -1))
+                self.redis.zadd(name, dict.fromkeys(members, 1))
+            for member in cast("list[bytes]", self.redis.zrange(keys.index(shard), 0, -1)):
+                self.redis.zadd(keys.index(shard), {member: 1})
+
+    def assert_index_is_right(self) -> None:
+        """Every index names exactly its shard's due-sets, by their earliest due time."""
+        for shard in range(self.shards):
+            expected = {
+                member: cast("list[tuple[bytes, float]]", self.redis.zrange(name, 0, 0, withscores=True))[0][1]
+                for member, name in self._due_sets(shard).items()
+            }
+            found = cast("list[tuple[bytes, float]]", self.redis.zrange(keys.index(shard), 0, -1, withscores=True))
+            assert {member.decode(): score for member, score in found} == expected
+            self._assert_lanes_are_queued(shard)
+
+    def _due_sets(self, shard: int) -> dict[str, str]:
+        """The due-sets of a shard, by their members in its index."""
+        found: dict[str, str] = {}
+        for kind, member in (("due", "p"), ("q", "q")):
+            prefix = f"u{{{shard}}}:{kind}:"
+            for key in cast("list[bytes]", self.redis.keys(f"{prefix}*")):
+                found[f"{member}:{key.decode().removeprefix(prefix)}"] = key.decode()
+        return found
+
+    def _assert_lanes_are_queued(self, shard: int) -> None:
+        """A lane is in its queue exactly as long as something waits in it."""
+        for name in self._due_sets(shard).values():
+            if ":q:" in name:
+                queued = set(cast("list[bytes]", self.redis.zrange(name, 0, -1)))
+                assert queued == set(self.lanes(shard, name.rpartition(":")[2]))
+
+    def lanes(self, shard: int, name: str) -> dict[bytes, tuple[int, list[bytes]]]:
+        """What waits in each lane of a subscription: attempts, and positions."""
+        return {
+            lane: positions.split(value)
+            for key in cast("list[bytes]", self.redis.keys(f"u{{{shard}}}:l:{name}:*"))
+            for lane, value in cast("dict[bytes, bytes]", self.redis.hgetall(key)).items()
+        }
