@@ -14,6 +14,7 @@ from bridge.domain.subscriptions import Subscription
 from bridge.errors import SecretsUnreadable
 
 MAX_QUEUES = 64
+_DUE_AT_ONCE = 128
 _ASK_AGAIN_MS = 200
 """How soon to ask again for a queue that another slice holds."""
 
@@ -38,7 +39,9 @@ class Intake:
     def look(self, now_ms: int, *, accept_new: bool) -> int:
         """Claim what is due and has room; returns how many lanes became ready."""
         shards: dict[str, list[int]] = {}
-        for name, shard in self._ports.index.due(now_ms).queues:
+        # Those that may not be asked for yet stand first, as the longest due: they must not hide the others.
+        limit = _DUE_AT_ONCE + len(self._not_before_ms)
+        for name, shard in self._ports.index.due(now_ms, limit).queues:
             if self._not_before_ms.get((name, shard), 0) <= now_ms:
                 shards.setdefault(name, []).append(shard)
         new = [name for name in shards if name not in self.queues]

@@ -31,6 +31,7 @@ ends within a minute."""
 _LINGER_MS = 250
 _QUICK_LOOK_MS = 2
 _SLOW_LOOK_MS = 10
+_FULL_LOOK_MS = 25
 _SETTLE_AT = 256
 _SETTLE_AFTER_MS = 10
 _STAY_AWAKE_MS = 500
@@ -127,7 +128,9 @@ class Slice:
 
     def _look(self, now_ms: int) -> None:
         queues = self._intake.queues.values()
-        if now_ms - self._looked_ms < self._look_every_ms or (queues and not any(queue.room for queue in queues)):
+        # Even with no room for more of what is held: a receiver that hangs must not hide queues that came due since.
+        every_ms = _FULL_LOOK_MS if queues and not any(queue.room for queue in queues) else self._look_every_ms
+        if now_ms - self._looked_ms < every_ms:
             return
         self._looked_ms = now_ms
         accept_new = now_ms - self._began_ms < _SLICE_MS
@@ -139,8 +142,8 @@ class Slice:
             self._around.hand_over()
         found = self._intake.look(now_ms, accept_new=accept_new)
         self._look_every_ms = _QUICK_LOOK_MS if found else min(_SLOW_LOOK_MS, self._look_every_ms + 1)
-        if len(self._turns) != len(self._intake.queues):
-            self._turns = deque(self._intake.queues.values())
+        if len(self._turns) != len(queues) or any(queue.lost for queue in self._turns):
+            self._turns = deque(queues)
 
     def _stay_awake(self, now_ms: int) -> None:
         if now_ms - self._woke_ms >= _STAY_AWAKE_MS:
@@ -165,15 +168,17 @@ class Slice:
 
     def _post(self, queue: HeldQueue, ready: Ready, now_ms: int) -> None:
         if now_ms + self._policy.timeout_ms > ready.lease_end_ms:
-            queue.settled.append(Settlement(ready.lane, None, due_ms=now_ms))
+            self._hand_back(queue, ready, now_ms)
             return
         if ready.record is None:
-            error = "the event was no longer in the log"
-            self._around.complain(queue.id, error)
-            queue.settled.append(Settlement(ready.lane, Verdict.DEAD, ready.lane.attempts, error=error))
-            self._report.dead += 1
+            self._bury(queue, ready, "the event was no longer in the log")
             return
-        message_id, body = events.render(queue.subscription.account, events.unpack(ready.record))
+        try:
+            message_id, body = events.render(queue.subscription.account, events.unpack(ready.record))
+        except (msgspec.MsgspecError, ValueError, OverflowError, IndexError, OSError):
+            # One record must not end every slice that comes upon it. The letter holds it, whatever it is.
+            self._bury(queue, ready, "the event's record could not be read")
+            return
         seconds = now_ms // 1000
         signed = queue.signer.sign(message_id, seconds, body)
         headers: list[bytes | str] = [
@@ -186,6 +191,21 @@ class Slice:
         self._transport.start(
             Request(_Flight(queue, ready), queue.subscription.url, headers, body, self._policy.timeout_ms)
         )
+
+    def _bury(self, queue: HeldQueue, ready: Ready, error: str) -> None:
+        self._around.complain(queue.id, error)
+        queue.settled.append(
+            Settlement(ready.lane, Verdict.DEAD, ready.lane.attempts, record=ready.record or b"", error=error)
+        )
+        self._report.dead += 1
+
+    def _hand_back(self, queue: HeldQueue, ready: Ready, now_ms: int) -> None:
+        """Let a lane be claimed again: now, or when its lease ends, where that may come before this is settled.
+
+        By then it may have been claimed again, and handing it back would take it from there: sent twice at once.
+        """
+        if now_ms + self._policy.timeout_ms // 2 < ready.lease_end_ms:
+            queue.settled.append(Settlement(ready.lane, None, due_ms=now_ms))
 
     def _turn(self, wait_ms: int) -> int:
         """Let transfers go on for at most ``wait_ms``, then settle and renew as it is time to. Returns now."""
@@ -241,7 +261,7 @@ class Slice:
         """Start nothing more, wait for what is under way, hand back the rest."""
         for queue in self._intake.queues.values():
             while queue.ready:
-                queue.settled.append(Settlement(queue.ready.popleft().lane, None, due_ms=now_ms))
+                self._hand_back(queue, queue.ready.popleft(), now_ms)
         patience_ms = _ABORT_AFTER_MS if self._around.stopping() else self._policy.timeout_ms + 1000
         deadline_ms = now_ms + patience_ms
         while self._transport.in_flight and now_ms < deadline_ms:

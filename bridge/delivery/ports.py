@@ -21,7 +21,7 @@ class DueNow(Protocol):
 class Index(Protocol):
     """What is due."""
 
-    def due(self, now_ms: int) -> DueNow: ...
+    def due(self, now_ms: int, limit: int) -> DueNow: ...
 
 
 class Queues(Protocol):
