@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import hmac
 import json
 from datetime import UTC, datetime
 
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 from openai import InvalidWebhookSignatureError, OpenAI
 from standardwebhooks import Webhook, WebhookVerificationError
 
-from bridge.domain.signing import decode_secret, encode_secret, signature
+from bridge.domain.signing import Signer, decode_secret, encode_secret, signature
 
 # Published by the Standard Webhooks libraries.
 VECTORS = [
@@ -69,6 +70,16 @@ def test_each_of_several_keys_verifies_for_its_holder_with_both_libraries() -> N
         assert Webhook(encode_secret(key)).verify(BODY, headers(signed, seconds))
         client = OpenAI(api_key="none", webhook_secret=encode_secret(key))
         client.webhooks.verify_signature(BODY.decode(), headers(signed, seconds))
+
+
+@given(st.binary(max_size=200), st.lists(st.binary(max_size=300), min_size=1, max_size=3))
+def test_a_signer_signs_one_message_after_another_as_the_standard_librarys_hmac_does(
+    key: bytes, bodies: list[bytes]
+) -> None:
+    signer = Signer([key])
+    for body in bodies:
+        expected = base64.b64encode(hmac.digest(key, b"evt_1.7." + body, "sha256")).decode()
+        assert signer.sign("evt_1", 7, body) == f"v1,{expected}"
 
 
 def test_the_current_key_comes_first() -> None:
