@@ -58,7 +58,7 @@ class SecretBox:
         for cipher in self._ciphers:
             try:
                 return cipher.decrypt(nonce, data, owner.encode())
-            except InvalidTag:
+            except (InvalidTag, ValueError):  # the latter of damaged bytes, too short to be anything
                 continue
         raise SecretsUnreadable(
             f"no key of BRIDGE_SECRET_KEYS opens the secret of {owner}: add the key it was written with"
