@@ -106,9 +106,7 @@ class Settings(BaseSettings):
     keep_events_ms: Annotated[int, duration("1m", "90d")] = _setting(
         "96h", "How long events stay in the log: longer than every retry of a callback takes (about 76h)."
     )
-    keep_dead_ms: Annotated[int, duration("1m", "365d")] = _setting(
-        "30d", "How long a dead letter can be seen."
-    )
+    keep_dead_ms: Annotated[int, duration("1m", "365d")] = _setting("30d", "How long a dead letter can be seen.")
     callback_retry_ms: Annotated[tuple[int, ...], schedule("10ms", "7d")] = _setting(
         "5s,30s,2m,5m,30m,2h,5h,10h,14h,20h,24h",
         "Waits between the attempts of a callback, ±20 %: three days, for an outage over a weekend.",

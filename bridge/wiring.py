@@ -7,7 +7,7 @@ import random
 import secrets
 from base64 import b32encode
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cached_property
 from importlib.metadata import version
 from threading import Lock
@@ -17,14 +17,16 @@ from bridge.delivery.ports import Ports
 from bridge.delivery.transport import Transport
 from bridge.domain.policy import DeliveryPolicy, PollPolicy
 from bridge.domain.signing import SECRET_BYTES, encode_secret
+from bridge.domain.status import LONGEST_AGE_MS
 from bridge.domain.subscriptions import Subscription
-from bridge.errors import SettingsError, StoreUnreachable
+from bridge.errors import NotFound, SettingsError, StoreUnreachable
 from bridge.observe.logs import get_logger, setup_logging
 from bridge.observe.sentry import setup_sentry
 from bridge.polling.poll import Poller
 from bridge.polling.track import Tracker
 from bridge.provider.client import UsmsClient
 from bridge.settings import Settings, read_environ, unknown_settings
+from bridge.store.accounts import CallbackUrls, SigningKeys
 from bridge.store.client import Client, open_store
 from bridge.store.index import Clock, Index, RateStore, Wakes
 from bridge.store.log import EventLog
@@ -101,6 +103,7 @@ class Bridge:
         self.log = EventLog(self.client, shards)
         self.queues = QueueStore(self.client, shards)
         self.subscriptions = SubscriptionStore(self.client, shards)
+        self.callback_urls = CallbackUrls(self.client, self.subscriptions)
         self.tracking = TrackingStore(self.client)
         self.index = Index(self.client, shards)
         self.wakes = Wakes(self.client)
@@ -161,6 +164,35 @@ class Bridge:
         """
         self.subscriptions.remove(name)
         self.queues.remove(name)
+
+    @cached_property
+    def signing_keys(self) -> SigningKeys:
+        """What callbacks are signed with."""
+        return SigningKeys(self.client, self.secret_box)
+
+    def callback_for(self, account: str, url: str) -> str:
+        """The id of the subscription that a session's ``callback_url`` implies; it exists when this returns.
+
+        Its name is not resolved here: each connection's address is checked, and a sender waits for nobody's DNS.
+
+        Raises:
+            UsageError: the URL is none that callbacks may go to, or the account has 1,000 others.
+        """
+        target = parse_url(url, url_policy(self.settings))
+        return self.callback_urls.subscribe(account, target.url, self.clock.now_ms())
+
+    def forget_unused_callbacks(self, account: str) -> int:
+        """Remove the implicit subscriptions that no session can use any more, and that have nothing waiting."""
+        settings = self.settings
+        longest_ms = LONGEST_AGE_MS + settings.give_up_after_ms + settings.keep_settled_ms + settings.keep_dead_ms
+        unused = self.callback_urls.unused(account, self.clock.now_ms() - longest_ms)
+        waiting = self.queues.lengths(unused)
+        idle = [name for name in unused if not waiting[name]]
+        for name in idle:
+            with suppress(NotFound):
+                self.unsubscribe(name)
+            self.callback_urls.forget(account, name)
+        return len(idle)
 
     @cached_property
     def poll_policy(self) -> PollPolicy:
@@ -232,7 +264,7 @@ class Bridge:
             queues=self.queues,
             log=self.log,
             registries=self.subscriptions,
-            secrets=self.secret_box,
+            secrets=self.signing_keys,
             clock=self.clock,
         )
 

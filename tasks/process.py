@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import random
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import cached_property
 from threading import Event
@@ -17,7 +17,7 @@ import msgspec
 from bridge.delivery.loop import Attempted, Report, Slice, Surroundings
 from bridge.domain.outcome import Verdict
 from bridge.domain.tracking import SessionRequest, sort_items, to_wire
-from bridge.errors import AccountError, BridgeError, InvalidSession
+from bridge.errors import AccountError, BridgeError, InvalidSession, UsageError
 from bridge.observe.logs import get_logger
 from bridge.polling.poll import Step
 from bridge.settings import load_settings
@@ -73,16 +73,35 @@ class Process:
             # Whose they are is not known, and a name of another form would end up inside other accounts' keys.
             bad = [(0, items, "account: give 1 to 32 of the characters a-z, 0-9, _ and -")]
             good = []
+        good, callbacks, refused = self._callbacks(name, good)
+        bad += refused
         # The good first: a message that comes back because they could not be stored has kept nothing aside yet.
         if good:
             self.bridge.tracking.note_account(name)
-            self._store(name, good)
+            self._store(name, good, callbacks)
         if bad:
             self._keep_aside(name, [(_as_text(item), reason) for _, item, reason in bad])
 
-    def _store(self, account: str, good: Sequence[SessionRequest]) -> None:
+    def _callbacks(
+        self, account: str, requests: Sequence[SessionRequest]
+    ) -> tuple[list[SessionRequest], dict[str, str], list[tuple[int, object, str]]]:
+        """The requests whose callback URLs may be called, the subscription each URL implies, and the others."""
+        good: list[SessionRequest] = []
+        callbacks: dict[str, str] = {}
+        refused: list[tuple[int, object, str]] = []
+        for place, request in enumerate(requests):
+            url = request.callback_url
+            try:
+                if url and url not in callbacks:
+                    callbacks[url] = self.bridge.callback_for(account, url)
+                good.append(request)
+            except UsageError as error:
+                refused.append((place, to_wire(request), str(error)))
+        return good, callbacks, refused
+
+    def _store(self, account: str, good: Sequence[SessionRequest], callbacks: Mapping[str, str]) -> None:
         try:
-            self.bridge.tracker.track(account, good)
+            self.bridge.tracker.track(account, good, callbacks)
         except BridgeError:
             raise
         except Exception:
@@ -202,6 +221,7 @@ class Process:
         for account in bridge.tracking.accounts():
             names = [one.id for one in registry.of(account)]
             dropped, kept = bridge.log.trim(account, names, now_ms - settings.keep_events_ms)
+            bridge.forget_unused_callbacks(account)
             if dropped:
                 _log.info("log trimmed", account=account, dropped=dropped, kept_for_queues=kept)
         bridge.queues.trim_dead(list(registry.by_id()), now_ms - settings.keep_dead_ms)

@@ -94,6 +94,12 @@ COMMANDS: dict[str, Command] = {
         help="Who is told of changes: add, list, show, remove.",
         panel=CALL,
     ),
+    "accounts": Command(
+        module="bridge.cli.accounts",
+        attribute="accounts",
+        help="What belongs to an account: its callback secret.",
+        panel=CALL,
+    ),
     "deliveries": Command(
         module="bridge.cli.deliveries",
         attribute="deliveries",

@@ -234,13 +234,11 @@ def _provider(bridge: Bridge) -> Iterator[Finding]:
 
 
 def _secrets(bridge: Bridge) -> Iterator[Finding]:
-    box = bridge.secret_box
     registered = bridge.subscriptions.load().by_id().values()
     closed = []
     for one in registered:
         try:
-            for sealed in one.secrets:
-                box.open(sealed, one.id)
+            bridge.signing_keys.of(one)
         except SecretsUnreadable:
             closed.append(one.id)
     if closed:

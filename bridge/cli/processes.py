@@ -40,7 +40,9 @@ def flower(
     basic_auth: Annotated[
         str,
         typer.Option(
-            envvar="FLOWER_BASIC_AUTH", metavar="USER:PASSWORD", help="Logins, separated by commas; needed off loopback."
+            envvar="FLOWER_BASIC_AUTH",
+            metavar="USER:PASSWORD",
+            help="Logins, separated by commas; needed off loopback.",
         ),
     ] = "",
 ) -> None:

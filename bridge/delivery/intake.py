@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from operator import attrgetter
 from zlib import crc32
 
 from bridge.delivery.ports import Ports
@@ -15,6 +16,7 @@ from bridge.errors import SecretsUnreadable
 
 MAX_QUEUES = 64
 _DUE_AT_ONCE = 128
+_position = attrgetter("position")
 _ASK_AGAIN_MS = 200
 """How soon to ask again for a queue that another slice holds."""
 
@@ -124,7 +126,7 @@ class Intake:
             self._ports.queues.remove(name)
             return None
         try:
-            keys = tuple(self._ports.secrets.open(sealed, name) for sealed in subscription.secrets)
+            keys = self._ports.secrets.of(subscription)
         except SecretsUnreadable as error:
             # Its events wait, untried, until somebody mends BRIDGE_SECRET_KEYS.
             self._complain(name, str(error))
@@ -164,12 +166,12 @@ class Intake:
             queue = self.queues[name]
             logged = records[queue.subscription.account]
             missing: dict[int, list[bytes]] = {}
+            lanes.sort(key=_position)
             for lane in lanes:
                 if (lane.shard, lane.position) not in logged:
                     missing.setdefault(lane.shard, []).append(lane.position)
             kept = self._ports.queues.kept(name, missing) if missing else {}
-            for lane in sorted(lanes, key=lambda lane: lane.position):
-                place = (lane.shard, lane.position)
-                queue.ready.append(Ready(lane, logged.get(place) or kept.get(place), lease_end_ms))
+            events = {**logged, **kept} if kept else logged
+            queue.ready += [Ready(lane, events.get((lane.shard, lane.position)), lease_end_ms) for lane in lanes]
             queue.took(len(lanes), now_ms)
         return sum(map(len, lanes_of.values()))

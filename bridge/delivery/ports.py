@@ -58,9 +58,9 @@ class Registries(Protocol):
 
 
 class Secrets(Protocol):
-    """Opens a subscription's signing keys. Raises ``SecretsUnreadable``."""
+    """A subscription's signing keys, the current one first. Raises ``SecretsUnreadable``."""
 
-    def open(self, sealed: bytes, owner: str) -> bytes: ...
+    def of(self, subscription: Subscription) -> tuple[bytes, ...]: ...
 
 
 class Clock(Protocol):

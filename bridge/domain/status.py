@@ -59,7 +59,8 @@ class SessionState(msgspec.Struct, frozen=True, array_like=True):
     """All that is known of a session. Times are Unix milliseconds, 0 for "not yet".
 
     ``awaiting`` holds the listed (phone, user id or None) that no receipt has matched yet; ``expected_count`` is
-    None without an expectation; ``metadata`` is the sender's JSON object as compact text, "" for none.
+    None without an expectation; ``metadata`` is the sender's JSON object as compact text, "" for none;
+    ``callback`` is the id of the subscription that the session's own URL implies, "" for none.
     """
 
     sent_ms: int
@@ -70,6 +71,7 @@ class SessionState(msgspec.Struct, frozen=True, array_like=True):
     awaiting: tuple[Expectation, ...] = ()
     phones: tuple[PhoneState, ...] = ()
     metadata: str = ""
+    callback: str = ""
 
 
 class Change(msgspec.Struct, frozen=True, gc=False):
@@ -137,10 +139,11 @@ def is_quiet(state: SessionState) -> bool:
     return state.expected_count is None and 0 < len(state.phones) == _finals(state)
 
 
-def track(state: SessionState | None, request: SessionRequest, now_ms: int) -> SessionState:
+def track(state: SessionState | None, request: SessionRequest, now_ms: int, callback: str = "") -> SessionState:
     """What tracking makes of a session: a new one, or the known one merged with the later call's words.
 
-    The later call's expectation and metadata count where given, the earlier ``sent_at`` does. A settled session
+    The later call's expectation, metadata and ``callback`` (the id that its URL implies) count where given, the
+    earlier ``sent_at`` does. A settled session
     reopens only if the later call expects phones that it did not settle for.
     """
     sent_ms = now_ms if request.sent_at_ms is None else request.sent_at_ms
@@ -151,6 +154,8 @@ def track(state: SessionState | None, request: SessionRequest, now_ms: int) -> S
         state = msgspec.structs.replace(state, sent_ms=min(sent_ms, state.sent_ms))
     if request.metadata_json:
         state = msgspec.structs.replace(state, metadata=request.metadata_json)
+    if callback:
+        state = msgspec.structs.replace(state, callback=callback)
     if request.phones is not None:
         after = _expect(state, request.phones)
     elif request.phone_count is not None:
@@ -218,6 +223,7 @@ def _polled(state: SessionState, now_ms: int, *, settled: bool) -> SessionState:
         state.awaiting,
         state.phones,
         state.metadata,
+        state.callback,
     )
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+from base64 import b32encode
 from enum import StrEnum
 
 import msgspec
@@ -14,7 +16,10 @@ class SubscriptionState(StrEnum):
 
 
 class Subscription(msgspec.Struct, frozen=True, kw_only=True):
-    """A callback URL with its secrets. ``created_ms`` is Unix milliseconds; ``secrets`` are sealed, newest first."""
+    """A callback URL with its secrets. ``created_ms`` is Unix milliseconds; ``secrets`` are sealed, newest first.
+
+    ``implicit``: it exists because sessions name its URL, hears of those alone, and has its account's secret.
+    """
 
     id: str
     account: str
@@ -22,3 +27,10 @@ class Subscription(msgspec.Struct, frozen=True, kw_only=True):
     created_ms: int
     secrets: tuple[bytes, ...]
     state: SubscriptionState = SubscriptionState.ACTIVE
+    implicit: bool = False
+
+
+def callback_id(account: str, url: str) -> str:
+    """The id of the implicit subscription for a session's ``callback_url``: one a URL and account."""
+    digest = hashlib.blake2b(f"{account}\0{url}".encode(), digest_size=10).digest()
+    return "url_" + b32encode(digest).decode().lower()

@@ -17,7 +17,6 @@ from bridge.domain.policy import PollPolicy
 from bridge.domain.receipts import Receipt
 from bridge.domain.schedule import next_poll_ms
 from bridge.domain.status import SessionState, Transition, transition
-from bridge.domain.subscriptions import Subscription
 from bridge.errors import AccountError, BridgeError, ProviderError, RequestError
 from bridge.polling.ports import Clock, Provider, Rate, Registries, Registry, Sessions
 
@@ -113,9 +112,11 @@ class Poller:
         total = Step(polled=len(receipts))
         for _ in range(_TRIES):
             now_ms = self._clock.now_ms()
-            subscriptions = registry.of(account)
             decided = {no: self._decide(one, receipts[no], now_ms) for no, one in pending.items() if one.state}
-            writes = [self._write(no, pending[no], done, subscriptions, now_ms) for no, done in decided.items()]
+            writes = [
+                self._write(no, pending[no], done, registry.audience(account, done[0].callback), now_ms)
+                for no, done in decided.items()
+            ]
             results = self._sessions.commit(account, writes, registry.versions)
             for write in writes:
                 if results[write.session_no] is CommitResult.WRITTEN:
@@ -202,7 +203,7 @@ class Poller:
         session_no: str,
         stored: Stored,
         decided: tuple[SessionState, Transition],
-        subscriptions: Sequence[Subscription],
+        audience: Sequence[str],
         now_ms: int,
     ) -> Write:
         before, done = decided
@@ -214,17 +215,17 @@ class Poller:
             done.state,
             Due.NONE if due_ms is None else due_ms,
             done.state.settled_ms + policy.keep_settled_ms if done.state.settled_ms else None,
-            _entries(session_no, before, done, subscriptions, now_ms) if done.changes else (),
+            _entries(session_no, before, done, audience, now_ms) if done.changes else (),
         )
 
 
 def _entries(
-    session_no: str, before: SessionState, done: Transition, subscriptions: Sequence[Subscription], now_ms: int
+    session_no: str, before: SessionState, done: Transition, audience: Sequence[str], now_ms: int
 ) -> list[Entry]:
     entries = []
     for change in done.changes:
         lane = events.lane_id(session_no, change.phone)
-        routes = [Route(one.id, lane) for one in subscriptions]
+        routes = [Route(name, lane) for name in audience]
         entries.append(Entry(events.pack(events.record(session_no, before, change, now_ms)), routes))
     return entries
 

@@ -7,7 +7,6 @@ from typing import Protocol
 
 from bridge.domain.commits import CommitResult, Stored, Write
 from bridge.domain.receipts import Receipt
-from bridge.domain.subscriptions import Subscription
 
 
 class Sessions(Protocol):
@@ -28,7 +27,7 @@ class Registry(Protocol):
 
     @property
     def versions(self) -> Mapping[int, bytes]: ...
-    def of(self, account: str) -> Sequence[Subscription]: ...
+    def audience(self, account: str, callback: str) -> Sequence[str]: ...
 
 
 class Registries(Protocol):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from bridge.domain.commits import CommitResult, Due, Stored, Write
 from bridge.domain.policy import PollPolicy
@@ -24,8 +24,12 @@ class Tracker:
         self._policy = policy
         self._chance = chance
 
-    def track(self, account: str, requests: Sequence[SessionRequest]) -> None:
+    def track(
+        self, account: str, requests: Sequence[SessionRequest], callbacks: Mapping[str, str] | None = None
+    ) -> None:
         """Store requests, merging each with what is known of its session. When this returns they are stored.
+
+        ``callbacks`` has, for each ``callback_url`` among them, the id of the subscription that it implies.
 
         Raises:
             BridgeError: a session was written by others twenty times in a row; nothing of the rest is lost, the
@@ -34,24 +38,29 @@ class Tracker:
         """
         pending = list(requests)
         for _ in range(_TRIES):
-            pending = self._store(account, pending)
+            pending = self._store(account, pending, callbacks or {})
             if not pending:
                 return
         raise BridgeError(f"{len(pending)} sessions kept changing while they were tracked")
 
-    def _store(self, account: str, requests: Sequence[SessionRequest]) -> list[SessionRequest]:
+    def _store(
+        self, account: str, requests: Sequence[SessionRequest], callbacks: Mapping[str, str]
+    ) -> list[SessionRequest]:
         """One try; returns the requests that another writer overtook, and those that name a session again."""
         now_ms = self._clock.now_ms()
         firsts: dict[str, SessionRequest] = {}
         again = [request for request in requests if firsts.setdefault(request.session_no, request) is not request]
         stored = self._sessions.read(account, list(firsts))
-        writes = [self._write(stored[request.session_no], request, now_ms) for request in firsts.values()]
+        writes = [
+            self._write(stored[no], request, now_ms, callbacks[request.callback_url] if request.callback_url else "")
+            for no, request in firsts.items()
+        ]
         results = self._sessions.commit(account, writes)
         overtaken = [request for no, request in firsts.items() if results[no] is not CommitResult.WRITTEN]
         return overtaken + again
 
-    def _write(self, stored: Stored, request: SessionRequest, now_ms: int) -> Write:
-        state = track(stored.state, request, now_ms)
+    def _write(self, stored: Stored, request: SessionRequest, now_ms: int, callback: str) -> Write:
+        state = track(stored.state, request, now_ms, callback)
         due: int | Due = Due.KEEP
         expires_ms = None
         if state.settled_ms:

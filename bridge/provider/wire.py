@@ -139,7 +139,7 @@ class _Collected:
         )
 
 
-class _Malformed(Exception):  # noqa: N818 - never leaves this module: it says "skip this one", not that anything failed
+class _Malformed(Exception):
     """A receipt, or a field of it, that cannot be read."""
 
 

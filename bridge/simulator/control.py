@@ -45,7 +45,7 @@ class SetPhones(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     user_id: str | None = None
 
 
-class NotThere(Exception):  # noqa: N818 - becomes HTTP 404
+class NotThere(Exception):
     """No such path, or no such phone."""
 
 

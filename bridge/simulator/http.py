@@ -26,11 +26,11 @@ class Request(msgspec.Struct, frozen=True):
     body: bytes
 
 
-class TooLarge(Exception):  # noqa: N818 - becomes HTTP 413
+class TooLarge(Exception):
     """The request's body exceeds MAX_BODY_BYTES."""
 
 
-class ClientGone(Exception):  # noqa: N818 - how clients end a conversation, not an error
+class ClientGone(Exception):
     """The client closed the connection before its request, or its answer, was complete."""
 
 

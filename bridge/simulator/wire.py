@@ -19,7 +19,7 @@ from bridge.simulator.signature import signature_of
 Parameters = Mapping[str, str]
 
 
-class Refusal(Exception):  # noqa: N818 - it is an answer of the provider's, not a failure of the simulator
+class Refusal(Exception):
     """A request that is answered with a RetCode. ``message`` goes on the wire."""
 
     def __init__(self, ret_code: int, message: str) -> None:

@@ -9,6 +9,8 @@ key                      type   written by                              bounded 
 u:store                  hash   the first connection                    three fields
 u:subscriptions          hash   subscriptions add, remove               one field a subscription
 u:accounts               set    bridge.track                            one member an account
+u:account:<a>            hash   bridge.deliver, accounts secret         one field
+u:callbacks:<a>          zset   bridge.track, bridge.trim               1,000 members
 u:rejected:<a>           stream bridge.track                            newest 10,000
 u:wake:<what>            string whoever wakes a task                    a TTL of seconds
 u:beat                   string bridge.tick                             a TTL of 10 s
@@ -46,6 +48,14 @@ lanes, and stays a listpack."""
 def shard_of(session_no: str, shards: int) -> int:
     """The shard that a session lives in."""
     return crc32(session_no.encode()) % shards
+
+
+def account(name: str) -> str:
+    return f"u:account:{name}"
+
+
+def callbacks(account: str) -> str:
+    return f"u:callbacks:{account}"
 
 
 def wake(what: str) -> str:

@@ -22,10 +22,19 @@ class Registry(msgspec.Struct, frozen=True):
 
     versions: Mapping[int, bytes]
     by_account: Mapping[str, tuple[Subscription, ...]]
+    listeners: Mapping[str, tuple[str, ...]]
+    """Ids of an account's subscriptions that hear of all its sessions."""
+    implied: Mapping[str, frozenset[str]]
+    """Ids of those that hear only of the sessions that name their URL."""
 
     def of(self, account: str) -> tuple[Subscription, ...]:
         """An account's subscriptions."""
         return self.by_account.get(account, ())
+
+    def audience(self, account: str, callback: str) -> tuple[str, ...]:
+        """Who is to hear of a session: every listener, and the subscription that its own URL implies."""
+        listeners = self.listeners.get(account, ())
+        return (*listeners, callback) if callback and callback in self.implied.get(account, ()) else listeners
 
     def by_id(self) -> dict[str, Subscription]:
         """Every subscription by its id."""
@@ -53,11 +62,15 @@ class SubscriptionStore:
             one = _unpacker.decode(value)
             groups.setdefault(one.account, []).append(one)
         return Registry(
-            {shard: cast("bytes | None", version) or b"0" for shard, version in enumerate(versions)},
-            {
+            versions={shard: cast("bytes | None", version) or b"0" for shard, version in enumerate(versions)},
+            by_account={
                 account: tuple(sorted(group, key=lambda one: (one.created_ms, one.id)))
                 for account, group in groups.items()
             },
+            listeners={
+                account: tuple(one.id for one in group if not one.implicit) for account, group in groups.items()
+            },
+            implied={account: frozenset(one.id for one in group if one.implicit) for account, group in groups.items()},
         )
 
     def get(self, subscription: str) -> Subscription:
