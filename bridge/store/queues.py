@@ -175,17 +175,23 @@ def _settle_call(name: str, shard: int, token: bytes, settled: Sequence[Settleme
         keys.dead(shard, name),
         keys.kept(shard, name),
     ]
-    accepted = [one for one in settled if one.verdict is Verdict.ACCEPTED]
-    others = [one for one in settled if one.verdict is not Verdict.ACCEPTED]
-    names += [keys.lanes(shard, name, one.lane.lane) for group in (accepted, others) for one in group]
-    args: list[Argument] = [keys.queue_member(name), token, len(accepted)]
-    args += [one.lane.lane + one.lane.position for one in accepted]
-    for one in others:
-        place = one.lane.lane + one.lane.position
-        if one.verdict is None:
-            args += (place, "back", "", one.due_ms, "")
-        elif one.verdict is Verdict.RETRY:
-            args += (place, "retrying", one.attempts, one.due_ms, "")
+    args: list[Argument] = []
+    others: list[Settlement] = []
+    for one in settled:
+        if one.verdict is Verdict.ACCEPTED:
+            lane = one.lane
+            names.append(keys.lanes(shard, name, lane.lane))
+            args += (lane.lane, lane.position)
         else:
-            args += (place, "dead", one.attempts, one.record, one.error)
+            others.append(one)
+    args[:0] = (keys.queue_member(name), token, len(settled) - len(others))
+    for one in others:
+        names.append(keys.lanes(shard, name, one.lane.lane))
+        args += (one.lane.lane, one.lane.position)
+        if one.verdict is None:
+            args += ("back", "", one.due_ms, "")
+        elif one.verdict is Verdict.RETRY:
+            args += ("retrying", one.attempts, one.due_ms, "")
+        else:
+            args += ("dead", one.attempts, one.record, one.error)
     return Call("settle_lanes", names, args)

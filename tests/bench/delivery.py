@@ -17,12 +17,12 @@ from bridge.wiring import DEFAULT_ACCOUNT, Bridge
 from tests.bench.house import House, open_bridge
 from tests.bench.machine import apart, cpu_s, describe_machine, median_by
 from tests.bench.receiver import Receiver
-from tests.bench.senders import bare_libcurl, bridge_slices
+from tests.bench.senders import bare_libcurl, bridge_slices, signing_libcurl
 
 CONNECTIONS = 50
 _WARM_UP = 20
 _A_POLL = 100  # sessions of one answer: what it changes has one time of observation
-_COMMIT_AT_ONCE = 500
+_COMMIT_AT_ONCE = _A_POLL
 _METADATA = '{"order":"8a6e0804-2bd0-4672-b79d-d97027f9071a","campaign":"autumn sale, reminder"}'
 
 
@@ -41,11 +41,12 @@ class Delivery(msgspec.Struct, frozen=True, kw_only=True):
     about: dict[str, str]
     bridge: dict[str, float]
     bare: dict[str, float]
+    signing: dict[str, float]
     celery: dict[str, float]
 
 
 def measure(sizes: Sizes) -> Delivery:
-    """Run the three in turns."""
+    """Run all of them in turns."""
     with Family("bench") as family:
         house = House(family)
         receiver = Receiver(family, house.directory)
@@ -53,14 +54,22 @@ def measure(sizes: Sizes) -> Delivery:
         body = events.render(DEFAULT_ACCOUNT, next(_records(1)))[1]
         about |= {"receiver": receiver.kind, "body": f"{len(body)} bytes", "rounds": str(sizes.rounds)}
         about |= {"events": f"{sizes.events:,}, and {sizes.celery_events:,} by Celery (pool {sizes.celery_pool})"}
-        bridge, bare, celery = [], [], []
+        records = [events.pack(record) for record in _records(sizes.events)]
+        bridge, bare, signing, celery = [], [], [], []
         for _ in range(sizes.rounds):
             house.empty()
             _fill(house, receiver.url, sizes.events)
             bridge.append(apart(bridge_slices, house.environment, sizes.events))
             bare.append(apart(bare_libcurl, receiver.url, sizes.events, CONNECTIONS, body))
+            signing.append(apart(signing_libcurl, receiver.url, records, CONNECTIONS))
             celery.append(_celery(house, receiver, sizes, body))
-        return Delivery(about=about, bridge=median_by(bridge), bare=median_by(bare), celery=median_by(celery))
+        return Delivery(
+            about=about,
+            bridge=median_by(bridge),
+            bare=median_by(bare),
+            signing=median_by(signing),
+            celery=median_by(celery),
+        )
 
 
 def _fill(house: House, url: str, count: int) -> None:

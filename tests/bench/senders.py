@@ -1,17 +1,19 @@
-"""The senders that are compared, each run in a process of its own: the bridge's slice, and libcurl alone."""
+"""The senders that are compared, each in a process of its own: the bridge's slice, and libcurl with less around it."""
 
 from __future__ import annotations
 
 import random
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from bridge.delivery.libcurl import pycurl
 from bridge.delivery.loop import Slice, Surroundings
 from bridge.delivery.transport import Request, Transport
+from bridge.domain import events
 from bridge.domain.outcome import Answer
-from bridge.wiring import USER_AGENT, url_policy
+from bridge.domain.signing import Signer
+from bridge.wiring import DEFAULT_ACCOUNT, USER_AGENT, url_policy
 from tests.bench.house import open_bridge
 
 
@@ -27,7 +29,7 @@ class _Watched(Transport):
         return finished
 
 
-def bridge_slices(environment: Mapping[str, str], events: int) -> dict[str, float]:
+def bridge_slices(environment: Mapping[str, str], count: int) -> dict[str, float]:
     """Run slices until all events were accepted: as ``bridge.deliver`` does, in a row."""
     bridge = open_bridge(environment)
     around = Surroundings(
@@ -43,14 +45,14 @@ def bridge_slices(environment: Mapping[str, str], events: int) -> dict[str, floa
     ports, policy, shards = bridge.delivery_ports, bridge.delivery_policy, bridge.settings.shards
     trips, accepted = bridge.client.round_trips, 0
     began_s, cpu_s = time.perf_counter(), time.process_time()
-    while accepted < events:
+    while accepted < count:
         report = Slice(ports, transport, policy, around, shards=shards).run()
         if not report.accepted:
-            raise AssertionError(f"a slice found nothing after {accepted} of {events} events")
+            raise AssertionError(f"a slice found nothing after {accepted} of {count} events")
         accepted += report.accepted
     # The slice's time of lingering costs CPU and is counted; it is not time that an event waited.
-    return _figures(events, transport.last_s - began_s, time.process_time() - cpu_s) | {
-        "round trips": (bridge.client.round_trips - trips) / events
+    return _figures(count, transport.last_s - began_s, time.process_time() - cpu_s) | {
+        "round trips": (bridge.client.round_trips - trips) / count
     }
 
 
@@ -58,16 +60,36 @@ def _unexpected(*what: object) -> None:
     raise AssertionError(what)
 
 
-def bare_libcurl(url: str, events: int, connections: int, body: bytes) -> dict[str, float]:
+def bare_libcurl(url: str, count: int, connections: int, body: bytes) -> dict[str, float]:
     """perform and select over kept-alive connections, with bytes and headers that were made before."""
+    return _libcurl(url, count, connections, lambda handle, _: handle.setopt(pycurl.POSTFIELDS, body))
+
+
+def signing_libcurl(url: str, records: Sequence[bytes], connections: int) -> dict[str, float]:
+    """The same loop, rendering and signing each event: what any sender in Python has to do. No store, no order."""
+    signer = Signer([b"k" * 32])
+    always = ["Content-Type: application/json", f"User-Agent: {USER_AGENT}", "Expect:"]
+
+    def prepare(handle: pycurl.Curl, number: int) -> None:
+        message_id, body = events.render(DEFAULT_ACCOUNT, events.unpack(records[number]))
+        seconds = int(time.time())
+        signature = signer.sign(message_id, seconds, body)
+        lines = [f"webhook-id: {message_id}", f"webhook-timestamp: {seconds}", f"webhook-signature: {signature}"]
+        handle.setopt(pycurl.HTTPHEADER, [*always, *lines])
+        handle.setopt(pycurl.POSTFIELDS, body)
+
+    return _libcurl(url, len(records), connections, prepare)
+
+
+def _libcurl(url: str, count: int, connections: int, prepare: Callable[[pycurl.Curl, int], None]) -> dict[str, float]:
     multi = pycurl.CurlMulti()
     idle = [_handle(url) for _ in range(connections)]
     started = finished = 0
     began_s, cpu_s = time.perf_counter(), time.process_time()
-    while finished < events:
-        while idle and started < events:
+    while finished < count:
+        while idle and started < count:
             handle = idle.pop()
-            handle.setopt(pycurl.POSTFIELDS, body)
+            prepare(handle, started)
             multi.add_handle(handle)
             started += 1
         multi.perform()
@@ -82,7 +104,7 @@ def bare_libcurl(url: str, events: int, connections: int, body: bytes) -> dict[s
         finished += len(succeeded)
         if not succeeded:
             multi.select(1.0)
-    return _figures(events, time.perf_counter() - began_s, time.process_time() - cpu_s)
+    return _figures(count, time.perf_counter() - began_s, time.process_time() - cpu_s)
 
 
 def _handle(url: str) -> pycurl.Curl:
@@ -106,5 +128,5 @@ def _handle(url: str) -> pycurl.Curl:
     return handle
 
 
-def _figures(events: int, elapsed_s: float, cpu_s: float) -> dict[str, float]:
-    return {"rate": events / elapsed_s, "cpu": cpu_s / events * 1e6}
+def _figures(count: int, elapsed_s: float, cpu_s: float) -> dict[str, float]:
+    return {"rate": count / elapsed_s, "cpu": cpu_s / count * 1e6}

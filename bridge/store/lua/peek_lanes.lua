@@ -5,8 +5,8 @@
 --
 -- Returns one string per lane, "" for one that is gone: the attempts already made for its first event (1 byte), then
 -- positions (12 bytes each), the first event's first.
-local result = {}
+local result, call = {}, redis.call
 for i, lane in ipairs(ARGV) do
-  result[i] = redis.call('HGET', KEYS[i], lane) or ''
+  result[i] = call('HGET', KEYS[i], lane) or ''
 end
 return result

@@ -3,9 +3,9 @@
 --
 -- KEYS  1 index  2 hold  3 queue  4 dead letters  5 kept records  6… the bucket of each delivery's lane, in order
 -- ARGV  1 queue's index member  2 token  3 number of accepted deliveries, then of each
---           lane (8 bytes) with position (12 bytes)
+--           lane, position (12 bytes)
 --       then for each of the others:
---           lane with position, verb, a, b, c
+--           lane, position, verb, a, b, c
 --             retrying           attempts made, due (Unix ms), -
 --             dead               attempts made, record, error
 --             back               -, due (Unix ms), -            not tried: its attempts stay as they were
@@ -21,47 +21,43 @@ if redis.call('GET', KEYS[2]) ~= ARGV[2] then
   return -1
 end
 
--- Read all before the first write.
-local plan, planned, accepted, at = {}, {}, tonumber(ARGV[3]), 4
+-- Read all before the first write. Plain tables: one for each delivery would take longer than the rest.
+local call, sub = redis.call, string.sub
+local places, waiting, planned, accepted, at = {}, {}, {}, tonumber(ARGV[3]), 4
 for i = 6, #KEYS do
-  local place = ARGV[at]
-  local lane = string.sub(place, 1, 8)
-  local waiting = redis.call('HGET', KEYS[i], lane)
-  -- A lane whose lease ended under way may have been sent twice: its first outcome counts, as of two calls.
-  if waiting and string.sub(waiting, 2, 13) == string.sub(place, 9) and not planned[lane] then
-    planned[lane] = true
-    local d = {bucket = KEYS[i], lane = lane, waiting = waiting, verb = 'accepted'}
-    if i > 5 + accepted then
-      d.verb, d.a, d.b, d.c = ARGV[at + 1], ARGV[at + 2], ARGV[at + 3], ARGV[at + 4]
-    end
-    plan[#plan + 1] = d
+  local lane = ARGV[at]
+  local value = call('HGET', KEYS[i], lane)
+  -- A lane whose lease ended on the way may have been sent twice: its first outcome here counts, as of two calls.
+  if value and sub(value, 2, 13) == ARGV[at + 1] and not planned[lane] then
+    places[#places + 1], waiting[i], planned[lane] = i, value, true
   end
-  at = at + (i > 5 + accepted and 5 or 1)
+  at = at + (i > 5 + accepted and 6 or 2)
 end
 
-local keeps = redis.call('EXISTS', KEYS[5]) == 1
+local keeps = call('EXISTS', KEYS[5]) == 1
 local done = {}
-for _, d in ipairs(plan) do
-  if d.verb == 'back' then
-    redis.call('ZADD', KEYS[3], d.b, d.lane)
-  elseif d.verb == 'retrying' then
-    redis.call('HSET', d.bucket, d.lane, string.char(tonumber(d.a)) .. string.sub(d.waiting, 2))
-    redis.call('ZADD', KEYS[3], d.b, d.lane)
+for _, i in ipairs(places) do
+  local other = i - 6 - accepted
+  at = other < 0 and 2 * i - 8 or 4 + 2 * accepted + 6 * other
+  local lane, position, verb = ARGV[at], ARGV[at + 1], other < 0 and 'accepted' or ARGV[at + 2]
+  if verb == 'back' then
+    call('ZADD', KEYS[3], ARGV[at + 4], lane)
+  elseif verb == 'retrying' then
+    call('HSET', KEYS[i], lane, string.char(tonumber(ARGV[at + 3])) .. sub(waiting[i], 2))
+    call('ZADD', KEYS[3], ARGV[at + 4], lane)
   else
-    local position = string.sub(d.waiting, 2, 13)
-    if d.verb == 'dead' then
-      redis.call('XADD', KEYS[4], '*', 'r', d.b, 'e', d.c, 'a', d.a, 'p', position)
+    if verb == 'dead' then
+      call('XADD', KEYS[4], '*', 'r', ARGV[at + 4], 'e', ARGV[at + 5], 'a', ARGV[at + 3], 'p', position)
     end
     if keeps then
-      redis.call('HDEL', KEYS[5], position)
+      call('HDEL', KEYS[5], position)
     end
-    local rest = string.sub(d.waiting, 14)
-    if rest == '' then
-      redis.call('HDEL', d.bucket, d.lane)
-      done[#done + 1] = d.lane
+    if #waiting[i] == 13 then
+      call('HDEL', KEYS[i], lane)
+      done[#done + 1] = lane
     else
-      redis.call('HSET', d.bucket, d.lane, '\0' .. rest)
-      redis.call('ZADD', KEYS[3], now, d.lane)
+      call('HSET', KEYS[i], lane, '\0' .. sub(waiting[i], 14))
+      call('ZADD', KEYS[3], now, lane)
     end
   end
 end
@@ -76,4 +72,4 @@ if first[2] then
 else
   redis.call('ZREM', KEYS[1], ARGV[1])
 end
-return #plan
+return #places
