@@ -1,0 +1,72 @@
+"""A provider that says what a test tells it to, and remembers what it was asked."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from threading import Lock
+
+import msgspec
+
+from bridge.domain.policy import PollPolicy
+from bridge.domain.receipts import Receipt
+from bridge.errors import ProviderError, RequestError
+from bridge.polling.poll import Poller
+from bridge.polling.track import Tracker
+from tests.parts import Parts
+
+HOUR_MS = 3_600_000
+POLICY = PollPolicy(
+    ages_ms=(1_000, 60_000, HOUR_MS),
+    give_up_ms=72 * HOUR_MS,
+    keep_settled_ms=HOUR_MS,
+    lease_ms=60_000,
+    calls_per_second=1_000,
+)
+
+
+def receipt(phone: str = "18500000001", result: str = "Success", time: int = 1_700_000_000) -> Receipt:
+    return Receipt(phone, "", result, "DELIVRD", "", time, 1)
+
+
+class Answer(msgspec.Struct, frozen=True):
+    by_session: Mapping[str, Sequence[Receipt]]
+
+
+class Scripted:
+    """Says of a session what ``says`` holds; raises the next of ``failures`` before; refuses calls with ``bad``."""
+
+    def __init__(self, says: Mapping[str, Sequence[Receipt]] | None = None, *, bad: Iterable[str] = ()) -> None:
+        self.says = dict(says or {})
+        self.bad = set(bad)
+        self.failures: deque[ProviderError | None] = deque()
+        self.asked: list[list[str]] = []
+        self.meanwhile: Callable[[], None] = lambda: None
+        self._lock = Lock()
+
+    def fetch_receipts(self, session_nos: Sequence[str]) -> Answer:
+        with self._lock:
+            self.asked.append(list(session_nos))
+            failure = self.failures.popleft() if self.failures else None
+        self.meanwhile()
+        if failure is not None:
+            raise failure
+        if self.bad.intersection(session_nos):
+            raise RequestError("RetCode 18001: SessionNo is wrong", 18001)
+        return Answer({no: self.says.get(no, ()) for no in session_nos})
+
+
+def poller(parts: Parts, provider: Scripted, policy: PollPolicy = POLICY) -> Poller:
+    return Poller(
+        sessions=parts.sessions,
+        registries=parts.subscriptions,
+        rate=parts.rate,
+        clock=parts.clock,
+        provider=provider,
+        policy=policy,
+        chance=lambda: 0.5,
+    )
+
+
+def tracker(parts: Parts, policy: PollPolicy = POLICY) -> Tracker:
+    return Tracker(sessions=parts.sessions, clock=parts.clock, policy=policy, chance=lambda: 0.5)
