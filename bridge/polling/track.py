@@ -46,21 +46,30 @@ class Tracker:
     def _store(
         self, account: str, requests: Sequence[SessionRequest], callbacks: Mapping[str, str]
     ) -> list[SessionRequest]:
-        """One try; returns the requests that another writer overtook, and those that name a session again."""
+        """One try; returns the requests that another writer overtook."""
         now_ms = self._clock.now_ms()
-        firsts: dict[str, SessionRequest] = {}
-        again = [request for request in requests if firsts.setdefault(request.session_no, request) is not request]
-        stored = self._sessions.read(account, list(firsts))
-        writes = [
-            self._write(stored[no], request, now_ms, callbacks[request.callback_url] if request.callback_url else "")
-            for no, request in firsts.items()
-        ]
+        groups: dict[str, list[SessionRequest]] = {}
+        for request in requests:
+            groups.setdefault(request.session_no, []).append(request)
+        stored = self._sessions.read(account, list(groups))
+        writes = [self._write(no, stored[no], group, now_ms, callbacks) for no, group in groups.items()]
         results = self._sessions.commit(account, writes)
-        overtaken = [request for no, request in firsts.items() if results[no] is not CommitResult.WRITTEN]
-        return overtaken + again
+        overtaken = [group for no, group in groups.items() if results[no] is not CommitResult.WRITTEN]
+        return [request for group in overtaken for request in group]
 
-    def _write(self, stored: Stored, request: SessionRequest, now_ms: int, callback: str) -> Write:
-        state = track(stored.state, request, now_ms, callback)
+    def _write(
+        self,
+        session_no: str,
+        stored: Stored,
+        requests: Sequence[SessionRequest],
+        now_ms: int,
+        callbacks: Mapping[str, str],
+    ) -> Write:
+        """What all the requests for one session make of it together, one after the other."""
+        first, *more = requests
+        state = track(stored.state, first, now_ms, _callback(first, callbacks))
+        for request in more:
+            state = track(state, request, now_ms, _callback(request, callbacks))
         due: int | Due = Due.KEEP
         expires_ms = None
         if state.settled_ms:
@@ -68,9 +77,13 @@ class Tracker:
         elif stored.state is None:
             due = first_poll_ms(state, self._policy.ages_ms, now_ms, self._chance())
         return Write(
-            session_no=request.session_no,
+            session_no=session_no,
             version=stored.version,
             state=state,
             due=due,
             expires_ms=expires_ms,
         )
+
+
+def _callback(request: SessionRequest, callbacks: Mapping[str, str]) -> str:
+    return callbacks[request.callback_url] if request.callback_url else ""
