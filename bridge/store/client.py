@@ -125,8 +125,8 @@ class Client:
     def _exchange(self, commands: Sequence[Sequence[Argument]]) -> list[object]:
         """Send commands and read their replies, refusals among them.
 
-        Not by the library's pipeline: that takes 10 to 20 µs of Python for each command, and this 3. What is used of
-        it is the pool, the connection and its way of trying again.
+        Not by the library's pipeline: that takes 2 µs of Python more for each command, 3.5 and not 1.4 where there
+        are many. What is used of it is the pool, the connection and its way of trying again.
         """
         if not commands:
             return []

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import os
 import secrets
 import sys
 from collections.abc import Mapping
@@ -13,7 +12,7 @@ import redis
 
 from bridge.cli.family import Child, Family
 from bridge.cli.house import clean_environment
-from bridge.settings import Settings, load_settings
+from bridge.settings import load_settings
 from bridge.store.server import EmbeddedServer
 from bridge.wiring import Bridge
 
@@ -53,12 +52,6 @@ class House:
         return self._family.start(name, argv, env=environment, log_file=self.directory / f"{name}.log")
 
 
-def settings_of(environment: Mapping[str, str]) -> Settings:
-    return load_settings(environment, env_file=None)
-
-
 def open_bridge(environment: Mapping[str, str]) -> Bridge:
     """The bridge as a worker opens it."""
-    # As the settings of a process: what is in this one's environment is hidden by clean_environment's.
-    os.environ.pop("SSLKEYLOGFILE", None)
-    return Bridge(settings_of(environment))
+    return Bridge(load_settings(environment, env_file=None))
