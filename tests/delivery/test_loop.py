@@ -12,8 +12,10 @@ import pytest
 from standardwebhooks.webhooks import Webhook
 
 from bridge.delivery import intake, loop
+from bridge.delivery.queue import HeldQueue, Ready
 from bridge.domain import events
 from bridge.domain.commits import Entry, Route
+from bridge.domain.deliveries import Lane, Settlement
 from bridge.domain.policy import DeliveryPolicy
 from bridge.domain.subscriptions import Subscription
 from bridge.store import keys
@@ -207,17 +209,32 @@ def test_stopping_hands_back_what_was_ready(bridge: Bridge, log: Parts) -> None:
 
 
 def test_what_waits_for_longer_than_its_lease_is_sent_once(bridge: Bridge, log: Parts) -> None:
-    """Fault: lanes whose lease had ended while they waited their turn were handed back from whoever had claimed them
-    since, the same slice as a rule, and sent twice at once.
-
-    A lane is handed back only while its lease surely lasts; otherwise it comes due by itself.
-    """
     receiver = Receiver(takes_s=0.06)
     with serving(receiver) as server:
         told = publish(log, subscribe(bridge, server.url), sessions=32)
         report = drain(bridge, policy(timeout_ms=150, concurrency=2))
     assert receiver.accepted == told
     assert report.unsettled == 0
+
+
+@pytest.mark.parametrize(("left_ms", "handed_back"), [(1_999, True), (1_001, True), (999, False), (-5, False)])
+def test_a_lane_is_handed_back_only_while_its_lease_surely_lasts(
+    bridge: Bridge, log: Parts, left_ms: int, handed_back: bool
+) -> None:
+    """Fault: a lane whose lease had ended while it waited its turn was handed back from whoever had claimed it since,
+    this slice as a rule, and its event sent twice at once.
+
+    It comes due by itself.
+    """
+    now_ms = log.now_ms()
+    subscription = Subscription(id="sub_a", account="default", url="http://127.0.0.1:9/", created_ms=1, secrets=())
+    queue = HeldQueue(subscription, (b"k" * 32,), 8)
+    lane = Lane(0, b"l" * 8, b"p" * 12, 0)
+    with bridge.transport() as transport:
+        slice_ = loop.Slice(bridge.delivery_ports, transport, QUICK, Around().surroundings(), shards=8)
+        slice_._post(queue, Ready(lane, b"", now_ms + left_ms), now_ms)
+        assert transport.in_flight == 0
+    assert queue.settled == ([Settlement(lane, None, due_ms=now_ms)] if handed_back else [])
 
 
 def test_an_event_that_is_in_no_log_becomes_a_dead_letter_that_says_so(bridge: Bridge, log: Parts) -> None:

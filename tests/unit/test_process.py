@@ -1,0 +1,427 @@
+"""What the tasks of a worker process do, on a real store: nothing is lost, nobody is left asleep."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import structlog
+from celery.exceptions import Reject
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+import tasks.app
+from bridge.domain.commits import Due
+from bridge.domain.subscriptions import Subscription
+from bridge.errors import AccountError, StoreUnreachable
+from bridge.store import keys
+from bridge.store.secrets import SecretBox
+from bridge.store.server import EmbeddedServer
+from bridge.wiring import Bridge
+from tasks.process import Process
+from tests.delivery.slices import Receiver, publish, subscribe
+from tests.hostile import serving
+from tests.parts import Parts, entry
+from tests.polling.scripted import Scripted, receipt
+from tests.servers import bridge_on
+
+HOUR_MS = 3_600_000
+
+
+class Desk:
+    """A process on a bridge, and the messages that it sent."""
+
+    def __init__(self, bridge: Bridge) -> None:
+        self.bridge = bridge
+        self.provider = Scripted()
+        bridge.__dict__["provider"] = self.provider
+        self.sent: list[tuple[str, tuple[str, ...]]] = []
+        self.process = Process(lambda name, args: self.sent.append((name, args)))
+        self.process.__dict__["bridge"] = bridge
+
+    def rejected(self, account: str = "default") -> list[tuple[str, str]]:
+        return [(one.item, one.reason) for one in self.bridge.tracking.rejected(account)]
+
+    def tracked(self, account: str = "default") -> set[str]:
+        return {name for name, _ in self.bridge.sessions.scan(account)}
+
+
+@pytest.fixture
+def desk(bridge: Bridge) -> Desk:
+    return Desk(bridge)
+
+
+@pytest.fixture
+def log(bridge: Bridge, store_url: str) -> Iterator[Parts]:
+    made = Parts(store_url, bridge.settings.shards)
+    yield made
+    made.close()
+
+
+# bridge.track
+
+
+def test_bad_items_are_kept_aside_and_the_good_ones_tracked(desk: Desk) -> None:
+    desk.process.track(["s1", {"session_no": "s2", "phone_count": 0}, "has space", {"session_no": "s3"}], "default")
+    assert desk.tracked() == {"s1", "s3"}
+    kept = desk.rejected()
+    assert [json.loads(item) for item, _ in kept] == ["has space", {"session_no": "s2", "phone_count": 0}]
+    assert "phone_count" in kept[1][1]
+    assert desk.bridge.tracking.accounts() == ["default"]
+
+
+@pytest.mark.parametrize("items", [None, 7, "s1", {"session_no": "s1"}, [None] * 10_001])
+def test_what_is_no_list_is_kept_aside_whole(desk: Desk, items: object) -> None:
+    desk.process.track(items, "default")
+    assert len(desk.rejected()) == 1
+    assert desk.tracked() == set()
+
+
+def _deep() -> object:
+    made: list[object] = []
+    for _ in range(3_000):
+        made = [made]
+    return made
+
+
+@pytest.mark.parametrize(
+    "bad",
+    ["\ud800", {"session_no": "\udfff"}, 10**40, float("nan"), _deep(), {1: {2}}, object(), {"session_no": object()}],
+)
+def test_an_item_that_no_json_can_hold_takes_no_good_one_with_it(desk: Desk, bad: object) -> None:
+    """Fault: one lone surrogate in a list raised before anything was stored; the message was gone, and all it held."""
+    desk.process.track(["s1", bad, "s2"], "default")
+    assert desk.tracked() == {"s1", "s2"}
+    assert len(desk.rejected()) == 1
+
+
+@pytest.mark.parametrize("account", ["a:b", "*", "A", "", "x" * 33, "a b", 7, ["default"], "u{1}"])
+def test_an_account_of_another_form_is_kept_aside(desk: Desk, account: object) -> None:
+    """Fault: "a:b" was taken, and its session "x" shared its key with the session "b:x" of the account "a"."""
+    desk.process.track(["s1"], account)
+    assert desk.bridge.tracking.accounts() == []
+    ((_, reason),) = desk.rejected()
+    assert reason.startswith("account: ")
+
+
+def test_no_account_is_the_default_one(desk: Desk) -> None:
+    desk.process.track(["s1"], None)
+    assert desk.tracked() == {"s1"}
+
+
+def test_tracking_again_repeats_nothing(desk: Desk) -> None:
+    for _ in range(100):
+        desk.process.track(["s1", "bad one"] if not desk.tracked() else ["s1"], "default")
+    assert desk.tracked() == {"s1"}
+    assert len(desk.rejected()) == 1
+
+
+def test_what_could_not_be_stored_for_a_fault_of_ours_is_kept_aside(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The message is acknowledged then, and would take its sessions with it."""
+
+    def fail(*_args: object) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(desk.bridge.tracker, "track", fail)
+    with pytest.raises(ZeroDivisionError):
+        desk.process.track(["s1", {"session_no": "s2", "phone_count": 2}], "default")
+    assert [json.loads(item) for item, _ in desk.rejected()] == [{"session_no": "s2", "phone_count": 2}, "s1"]
+
+
+@pytest.fixture
+def track_task(store_url: str, monkeypatch: pytest.MonkeyPatch) -> Callable[[list[str]], None]:
+    """The body of ``bridge.track``. Celery reads its settings when it is first asked for, and those name a broker."""
+    monkeypatch.setenv("BRIDGE_REDIS_URL", store_url)
+    run: Callable[[list[str]], None] = tasks.app.track.run
+    return run
+
+
+def test_a_store_that_is_down_puts_the_message_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, track_task: Callable[[list[str]], None]
+) -> None:
+    with EmbeddedServer(tmp_path) as server, bridge_on(server.url) as bridge:
+        desk = Desk(bridge)
+        desk.process.stop()  # it need not wait before it gives the message back
+        server.stop()
+        monkeypatch.setattr(tasks.app.processes, "current", lambda: desk.process)
+        with pytest.raises(Reject) as caught:
+            track_task(["s1"])
+    assert vars(caught.value)["requeue"]
+
+
+def test_memory_that_is_short_puts_the_message_back_and_keeps_nothing_twice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, track_task: Callable[[list[str]], None]
+) -> None:
+    with EmbeddedServer(tmp_path) as server, bridge_on(server.url) as bridge:
+        desk = Desk(bridge)
+        desk.process.stop()
+        desk.process.track(["first"], "default")
+        monkeypatch.setattr(tasks.app.processes, "current", lambda: desk.process)
+        bridge.client.redis.config_set("maxmemory", "1")
+        for _ in range(3):
+            with pytest.raises(Reject, match="maxmemory"):
+                track_task(["s1", "bad one"])
+        bridge.client.redis.config_set("maxmemory", "0")
+        assert desk.rejected() == []
+        track_task(["s1", "bad one"])
+        assert desk.tracked() == {"first", "s1"}
+        assert len(desk.rejected()) == 1
+
+
+# bridge.tick
+
+
+def test_a_tick_wakes_what_is_due_once(desk: Desk, log: Parts) -> None:
+    desk.process.tick()
+    assert desk.sent == []
+    log.write("s1", entry("s1"), due=1)
+    log.write("s2", entry("s2"), due=1)
+    log.write("s3", due=1, account="other")
+    for _ in range(3):
+        desk.process.tick()
+    assert sorted(desk.sent) == [("bridge.deliver", ()), ("bridge.poll", ("default",)), ("bridge.poll", ("other",))]
+    assert desk.bridge.index.last_tick_ms()
+
+
+def test_a_tick_looks_behind_queues_that_nobody_serves(desk: Desk, log: Parts) -> None:
+    """Fault: with 128 of them before it in the index, an account was polled no more."""
+    shard = log.shard("s1")
+    waiting = {f"q:sub_{number}": 1 for number in range(300)}
+    log.redis.zadd(keys.index(shard), waiting)
+    log.write("s1", due=5)
+    desk.process.tick()
+    assert ("bridge.poll", ("default",)) in desk.sent
+    log.redis.zrem(keys.index(shard), *waiting)
+
+
+# bridge.poll
+
+
+def test_a_poll_goes_on_until_nothing_is_due_and_wakes_delivery(desk: Desk, log: Parts) -> None:
+    subscribe(desk.bridge, "http://127.0.0.1:9009/")
+    names = [f"s{number}" for number in range(250)]
+    for name in names:
+        log.write(name, due=1)
+    desk.provider.says = {name: [receipt()] for name in names}
+
+    desk.process.poll("default")
+
+    assert sorted(map(len, desk.provider.asked)) == [50, 100, 100]
+    assert desk.sent == [("bridge.deliver", ())]
+    assert desk.bridge.wakes.take("poll:default", 1), "whoever has something due may wake it again"
+
+
+def test_what_comes_due_as_a_poll_ends_is_not_left_alone(
+    desk: Desk, log: Parts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drop = desk.bridge.wakes.drop
+
+    def late(what: str) -> None:
+        log.write("s1", due=1)
+        assert not desk.bridge.wakes.take(what, 1_000), "the poll is still awake"
+        drop(what)
+
+    monkeypatch.setattr(desk.bridge.wakes, "drop", late)
+    desk.process.poll("default")
+    assert desk.sent == [("bridge.poll", ("default",))]
+
+
+def test_a_due_session_that_is_gone_does_not_keep_polls_going(desk: Desk, log: Parts) -> None:
+    """Fault: see test_what_does_not_exist_is_forgotten_with_its_place_in_the_index: each poll sent the next."""
+    log.write("s1", due=1)
+    log.redis.delete(keys.session(log.shard("s1"), "default", "s1"))
+    desk.process.poll("default")
+    assert desk.sent == []
+    log.assert_index_is_right()
+
+
+def test_a_refused_account_sleeps_for_its_pause(desk: Desk, log: Parts) -> None:
+    log.write("s1", due=1)
+    desk.provider.failures.append(AccountError("RetCode 171", 171))
+    desk.process.poll("default")
+    assert desk.sent == []
+    desk.process.tick()
+    assert desk.sent == [], "nobody is woken before the pause is over"
+    assert 50_000 < int(str(log.redis.pttl(keys.wake("poll:default")))) <= 60_000
+
+
+def test_a_poll_that_fails_leaves_nobody_asleep(desk: Desk, log: Parts) -> None:
+    """Fault: its wake-up stood for as long as a call may take: the account was left alone for half a minute."""
+    log.write("s1", due=1)
+
+    def fail() -> None:
+        raise StoreUnreachable("cut")
+
+    desk.provider.meanwhile = fail
+    with pytest.raises(StoreUnreachable):
+        desk.process.poll("default")
+    assert desk.bridge.wakes.take("poll:default", 1)
+
+
+def test_a_worker_that_is_to_end_hands_its_account_on(desk: Desk, log: Parts) -> None:
+    log.write("s1", due=1)
+    desk.process.stop()
+    desk.process.poll("default")
+    assert desk.provider.asked == []
+    assert desk.sent == [("bridge.poll", ("default",))]
+
+
+# bridge.deliver
+
+
+def test_delivery_sends_what_is_due_and_wakes_nobody_for_nothing(desk: Desk, log: Parts) -> None:
+    receiver = Receiver()
+    with serving(receiver) as server:
+        told = publish(log, subscribe(desk.bridge, server.url), sessions=5)
+        desk.process.deliver()
+    assert receiver.accepted == told
+    assert desk.sent == []
+    assert desk.bridge.wakes.take("deliver", 1)
+
+
+def test_what_another_slice_holds_wakes_nobody(desk: Desk, log: Parts) -> None:
+    name = subscribe(desk.bridge, "http://127.0.0.1:9009/")
+    publish(log, name, sessions=5)
+    for shard in range(log.shards):
+        desk.bridge.queues.claim(b"t" * 16, [(name, shard, 0)], 45_000)
+    desk.process.deliver()
+    assert desk.sent == []
+
+
+def test_an_unreadable_secret_is_said_once_and_does_not_keep_slices_going(desk: Desk, log: Parts) -> None:
+    """Fault: each slice woke the next, four a second, and each logged the same error, until somebody mended it."""
+    sealed = SecretBox([bytes(32)]).seal(b"s" * 32, "sub_locked")
+    locked = Subscription(
+        id="sub_locked", account="default", url="http://127.0.0.1:9009/", created_ms=1, secrets=(sealed,)
+    )
+    desk.bridge.subscriptions.put(locked)
+    publish(log, "sub_locked", sessions=2)
+    with structlog.testing.capture_logs() as lines:
+        for _ in range(3):
+            desk.process.deliver()
+    assert desk.sent == []
+    assert [line["subscription"] for line in lines if line["log_level"] == "error"] == ["sub_locked"]
+    desk.process.tick()
+    assert ("bridge.deliver", ()) in desk.sent, "the tick goes on asking"
+
+
+# bridge.trim
+
+
+def test_trimming_removes_what_was_kept_for_long_enough(desk: Desk, log: Parts) -> None:
+    name = subscribe(desk.bridge, "http://127.0.0.1:9009/")
+    desk.process.track(["s1"], "default")
+    log.write("old", expires_ms=1, due=Due.NONE)
+    log.write("young", expires_ms=log.now_ms() + HOUR_MS, due=Due.NONE)
+    log.write("s1", entry("s1", to=[name]), entry("s1", "18500000002", to=()), due=1)
+    log.redis.xadd(keys.dead(0, name), {"r": b"r", "e": "e", "a": "1", "p": "p"})
+
+    desk.process.trim()
+    assert desk.tracked() == {"s1", "young"}
+    assert len(list(desk.bridge.log.read("default"))) == 2
+    assert len(list(desk.bridge.queues.dead_letters(name))) == 1
+
+    desk.bridge.clock.note(log.now_ms() + desk.bridge.settings.keep_dead_ms + HOUR_MS)
+    desk.process.trim()
+    assert not list(desk.bridge.log.read("default"))
+    (waiting,) = desk.bridge.queues.waiting(name, 10)
+    assert desk.bridge.queues.kept(name, {waiting.shard: waiting.positions})
+    assert not list(desk.bridge.queues.dead_letters(name))
+    assert desk.tracked() == {"s1", "young"}, "the server's clock decides on sessions"
+
+
+# The protocol of wake-ups
+
+
+class World:
+    """Work that comes due, messages, and runners, all of whose steps may interleave in any way."""
+
+    def __init__(self, parts: Parts) -> None:
+        self.wakes = parts.wakes
+        self.due = 0
+        self.messages = 0
+        self.actors: list[Iterator[None]] = []
+
+    def committer(self) -> Iterator[None]:
+        self.due += 1
+        yield
+        self._wake()
+
+    def runner(self, rounds: int) -> Iterator[None]:
+        for _ in range(rounds):
+            self.wakes.keep("deliver", 60_000)
+            yield
+            self.due = 0
+            yield
+        self.wakes.drop("deliver")
+        yield
+        if self.due:
+            yield
+            self._wake()
+
+    def step(self, choice: int) -> None:
+        """Let one actor go on, take a message up, or make something due."""
+        options = len(self.actors) + 2
+        choice %= options
+        if choice < len(self.actors):
+            try:
+                next(self.actors[choice])
+            except StopIteration:
+                del self.actors[choice]
+        elif choice == options - 1 and self.messages:
+            self.messages -= 1
+            self.actors.append(self.runner(1 + options % 2))
+        else:
+            self.actors.append(self.committer())
+
+    def finish(self) -> None:
+        """Nobody starts anything new: let all who are under way come to their end."""
+        while self.actors or self.messages:
+            if not self.actors:
+                self.messages -= 1
+                self.actors.append(self.runner(1))
+            for actor in list(self.actors):
+                for _ in actor:
+                    pass
+                self.actors.remove(actor)
+
+    def _wake(self) -> None:
+        if self.wakes.take("deliver", 60_000):
+            self.messages += 1
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(choices=st.lists(st.integers(0, 30), max_size=60))
+def test_no_interleaving_leaves_due_work_without_a_message_or_a_runner(parts: Parts, choices: list[int]) -> None:
+    """No tick and no time-out helps here: what comes due is seen by a runner, or wakes one."""
+    parts.redis.flushall()
+    world = World(parts)
+    for choice in choices:
+        world.step(choice)
+    world.finish()
+    assert world.due == 0
+
+
+def test_a_session_is_polled_to_its_end_by_messages_alone(desk: Desk, log: Parts) -> None:
+    """Track, tick, poll, deliver: every message that is sent is run, and then nothing is left."""
+    receiver = Receiver()
+    with serving(receiver) as server:
+        subscribe(desk.bridge, server.url)
+        desk.process.track([{"session_no": f"s{number}", "phone_count": 1} for number in range(20)], "default")
+        desk.provider.says = {f"s{number}": [receipt()] for number in range(20)}
+        log.make_due()
+        desk.process.tick()
+        while desk.sent:
+            name, args = desk.sent.pop(0)
+            if name == "bridge.poll":
+                desk.process.poll(*args)
+            else:
+                desk.process.deliver()
+    assert len(receiver.accepted) == 20
+    settled = [state for _, state in desk.bridge.sessions.scan("default") if state.settled_ms]
+    assert len(settled) == 20
+    log.assert_index_is_right()
