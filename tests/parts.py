@@ -135,10 +135,11 @@ class Parts:
 
     def _assert_lanes_are_queued(self, shard: int) -> None:
         """A lane is in its queue exactly as long as something waits in it."""
-        for name in self._due_sets(shard).values():
-            if ":q:" in name:
-                queued = set(cast("list[bytes]", self.redis.zrange(name, 0, -1)))
-                assert queued == set(self.lanes(shard, name.rpartition(":")[2]))
+        names = {name.rpartition(":")[2] for name in self._due_sets(shard).values() if ":q:" in name}
+        buckets = cast("list[bytes]", self.redis.keys(f"u{{{shard}}}:l:*"))
+        for name in names | {key.decode().split(":")[2] for key in buckets}:
+            queued = set(cast("list[bytes]", self.redis.zrange(keys.queue(shard, name), 0, -1)))
+            assert queued == set(self.lanes(shard, name))
 
     def lanes(self, shard: int, name: str) -> dict[bytes, tuple[int, list[bytes]]]:
         """What waits in each lane of a subscription: attempts, and positions."""

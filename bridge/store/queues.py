@@ -157,12 +157,13 @@ class QueueStore:
                 f"{keys.lanes(shard, subscription, bytes(8))[:-1]}{bucket}" for bucket in range(keys.LANE_BUCKETS)
             ]
             whole = [make(shard, subscription) for make in (keys.queue, keys.kept, keys.dead, keys.hold)]
+            # At once: a lane that is committed in between would be left without its queue, and never be due.
             self._client.commands(
                 [
+                    ["MULTI"],
                     ["ZREM", keys.index(shard), keys.queue_member(subscription)],
-                    # Before the kept records: a trim in between keeps none for lanes that are gone.
-                    ["UNLINK", *buckets],
-                    ["UNLINK", *whole],
+                    ["UNLINK", *buckets, *whole],
+                    ["EXEC"],
                 ]
             )
 

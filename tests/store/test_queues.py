@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 
 from bridge.domain import events
@@ -253,3 +255,16 @@ def test_a_removed_queue_leaves_nothing_and_touches_no_other(parts: Parts) -> No
     assert not [key for key in parts.redis.scan_iter() if key.decode().split(":")[2:3] == [SUB]]
     assert parts.queues.lengths([SUB, "sub_b"]) == {SUB: 0, "sub_b": 30}
     parts.assert_index_is_right()
+
+
+def test_a_queue_that_is_filled_while_it_is_removed_stays_whole(parts: Parts) -> None:
+    """The id of a subscription that sessions' URLs imply comes again: a lane left in its bucket and in no queue would
+    never be due then, nor anything after it.
+    """
+    phones = [f"185{number:08}" for number in range(20)]
+    with ThreadPoolExecutor(1) as pool:
+        for _ in range(25):
+            filling = pool.submit(parts.write, "s1", *(entry("s1", phone) for phone in phones))
+            parts.queues.remove(SUB)
+            filling.result()
+            parts.assert_index_is_right()
