@@ -234,11 +234,12 @@ def _provider(bridge: Bridge) -> Iterator[Finding]:
 
 
 def _secrets(bridge: Bridge) -> Iterator[Finding]:
+    signing_keys = bridge.signing_keys
     registered = bridge.subscriptions.load().by_id().values()
     closed = []
     for one in registered:
         try:
-            bridge.signing_keys.of(one)
+            signing_keys.of(one)
         except SecretsUnreadable:
             closed.append(one.id)
     if closed:
