@@ -1,0 +1,73 @@
+"""``bridge worker`` as an operator starts it: from any directory, against what may not be there."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from celery import Celery
+
+from tests.servers import bridge_on, environ_for, valkey
+
+WORKER = [sys.executable, "-P", "-m", "bridge.cli.main", "worker"]
+
+
+def ended(environment: dict[str, str], cwd: Path) -> tuple[int, str]:
+    """How a worker that cannot start ends: its exit code and what it says."""
+    done = subprocess.run(WORKER, cwd=cwd, env=environment, capture_output=True, text=True, timeout=60, check=False)
+    return done.returncode, done.stderr.strip()
+
+
+def test_it_runs_right_beside_modules_of_the_same_names(tmp_path: Path) -> None:
+    for name in ("tasks", "celeryconfig", "celery", "bridge", "redis"):
+        (tmp_path / f"{name}.py").write_text("raise SystemExit('imported the wrong module')\n")
+    with valkey() as url, bridge_on(url) as bridge:
+        worker = subprocess.Popen(WORKER, cwd=tmp_path, env=environ_for(url), stderr=subprocess.PIPE, text=True)
+        try:
+            foreign = Celery(broker=url, set_as_current=False)
+            foreign.send_task("bridge.track", [["from-a-foreign-app"]], queue="bridge.track")
+            foreign.close()
+            deadline = time.monotonic() + 30
+            while bridge.sessions.read("default", ["from-a-foreign-app"])["from-a-foreign-app"].state is None:
+                assert worker.poll() is None, worker.stderr.read() if worker.stderr else ""
+                assert time.monotonic() < deadline, "the worker did not track"
+                time.sleep(0.05)
+            worker.send_signal(signal.SIGTERM)
+            assert worker.wait(20) == 0
+        finally:
+            worker.kill()
+            worker.wait()
+            if worker.stderr is not None:
+                worker.stderr.close()
+
+
+@pytest.mark.parametrize(
+    ("settings", "code", "says"),
+    [
+        ({"BRIDGE_REDIS_URL": "redis://127.0.0.1:1/0"}, 3, "Redis does not answer"),
+        ({"BRIDGE_BROKER_URL": "redis://127.0.0.1:1/0"}, 3, "the broker redis://127.0.0.1:1/0 does not answer"),
+        ({"BRIDGE_SHARDS": "16"}, 2, "set BRIDGE_SHARDS=8"),
+        ({"BRIDGE_CALLBACK_TIMEOUT": "45s"}, 2, "BRIDGE_CALLBACK_TIMEOUT: 45s is more than 30s"),
+        ({"BRIDGE_PUBLIC_KEY": "", "BRIDGE_PRIVATE_KEY": ""}, 2, "take them from the provider's console"),
+        ({"BRIDGE_SECRET_KEYS": ""}, 2, "openssl rand -base64 32"),
+    ],
+)
+def test_what_is_wrong_is_said_in_one_line(settings: dict[str, str], code: int, says: str, tmp_path: Path) -> None:
+    with valkey() as url, bridge_on(url):
+        found, said = ended(environ_for(url) | settings, tmp_path)
+    assert (found, says in said) == (code, True), said
+    assert said.startswith("error: ")
+    assert len(said.splitlines()) == 1
+    assert "@" not in said  # no URL's password
+
+
+def test_without_an_embedded_server_it_says_how_to_get_one(tmp_path: Path) -> None:
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("BRIDGE_")}
+    code, said = ended(environment | {"BRIDGE_DATA_DIR": str(tmp_path / "none")}, tmp_path)
+    assert code == 3
+    assert "bridge up" in said
