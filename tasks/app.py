@@ -39,8 +39,9 @@ class _Processes:
 processes = _Processes()
 
 
+# shared=False: another Celery app in the same process is not given ours.
 # typing=False: whatever a foreign sender passes is met inside, where it can be kept aside with its reason.
-@app.task(name="bridge.track", typing=False)
+@app.task(name="bridge.track", shared=False, typing=False)
 def track(items: Any = None, account: Any = "default", *_more: Any, **_unknown: Any) -> None:
     """Record sessions: see ``bridge.track``. The one task that carries data, so it is never given up."""
     process = processes.current()
@@ -52,25 +53,25 @@ def track(items: Any = None, account: Any = "default", *_more: Any, **_unknown: 
         raise Reject(str(error), requeue=True) from error
 
 
-@app.task(name="bridge.tick")
+@app.task(name="bridge.tick", shared=False)
 def tick() -> None:
     """Wake what is due."""
     processes.current().tick()
 
 
-@app.task(name="bridge.poll")
+@app.task(name="bridge.poll", shared=False)
 def poll(account: str = "default") -> None:
     """Ask the provider about an account's due sessions."""
     processes.current().poll(account)
 
 
-@app.task(name="bridge.deliver")
+@app.task(name="bridge.deliver", shared=False)
 def deliver() -> None:
     """Send what is due."""
     processes.current().deliver()
 
 
-@app.task(name="bridge.trim")
+@app.task(name="bridge.trim", shared=False)
 def trim() -> None:
     """Remove what has been kept for long enough."""
     processes.current().trim()

@@ -137,7 +137,7 @@ def test_a_transaction_is_scrubbed(sent: Collected) -> None:
 def test_a_failed_task_is_reported_without_its_arguments(sent: Collected) -> None:
     app = celery.Celery("test", set_as_current=False)
 
-    @app.task(name="bridge.track")
+    @app.task(name="bridge.track", shared=False)
     def record(items: list[object], account: str) -> None:  # noqa: ARG001 - its arguments are what must not leak
         fail(f"{PHONE} ({len(items)})")
 
