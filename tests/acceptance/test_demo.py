@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -90,9 +91,38 @@ def is_alive(pid: int) -> bool:
     return state != "Z"
 
 
+def test_success_leaves_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setenv("HOME", str(tmp_path))
+    code, _ = run_demo("--sessions", "2", cwd=tmp_path)
+    assert code == 0
+    assert list(tmp_path.iterdir()) == []
+
+
+def signal_demo(number: signal.Signals) -> Callable[[int, set[int]], None]:
+    return lambda demo, _family: os.kill(demo, number)
+
+
+def kill_its_worker(_demo: int, family: set[int]) -> None:
+    commands = {pid: Path(f"/proc/{pid}/cmdline").read_bytes() for pid in family}
+    (worker,) = [pid for pid, command in commands.items() if b"\0tasks\0worker\0" in command]
+    os.kill(worker, signal.SIGKILL)
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
-def test_however_the_demo_ends_nothing_remains(number: signal.Signals, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("end", "expected"),
+    [
+        (signal_demo(signal.SIGINT), 130),
+        (signal_demo(signal.SIGTERM), 143),
+        (signal_demo(signal.SIGKILL), -9),
+        (kill_its_worker, 1),
+    ],
+    ids=["ctrl-c", "terminated", "killed", "failed"],
+)
+def test_however_the_demo_ends_nothing_remains(
+    end: Callable[[int, set[int]], None], expected: int, tmp_path: Path
+) -> None:
     temporary = tmp_path / "tmp"
     temporary.mkdir()
     demo = subprocess.Popen(
@@ -100,6 +130,7 @@ def test_however_the_demo_ends_nothing_remains(number: signal.Signals, tmp_path:
         cwd=tmp_path,
         env=os.environ | {"TMPDIR": str(temporary)},
         stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
         text=True,
     )
     try:
@@ -110,13 +141,13 @@ def test_however_the_demo_ends_nothing_remains(number: signal.Signals, tmp_path:
         family = processes_of(demo.pid)
         assert len(family) >= 5  # the warden, Valkey, the simulator, a worker, beat
         assert list(temporary.iterdir())
-        demo.send_signal(number)
+        end(demo.pid, family)
         code = demo.wait(30)
         demo.stdout.close()
     finally:
         demo.kill()
         demo.wait()
-    assert code == {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGKILL: -9}[number]
+    assert code == expected
     deadline = time.monotonic() + 30
     while any(map(is_alive, family)) or list(temporary.iterdir()):
         assert time.monotonic() < deadline, f"left: {[pid for pid in family if is_alive(pid)]}"
