@@ -14,7 +14,6 @@ import msgspec
 import requests
 
 from bridge.cli.family import Child, Family
-from bridge.cli.processes import command_of
 from bridge.domain.durations import format_duration_ms
 from bridge.errors import BridgeError
 from bridge.settings import Settings, describe, load_settings
@@ -82,11 +81,11 @@ class House:
 
     def start_worker(self) -> Child:
         """Start a worker. More than one may run."""
-        return self._start("worker", command_of("worker", "--concurrency", "8"), self.environment)
+        return self._bridge("worker", "worker", environment=self.environment)
 
     def start_beat(self) -> Child:
         """Start the clock."""
-        return self._start("beat", command_of("beat"), self.environment)
+        return self._bridge("beat", "beat", environment=self.environment)
 
     def start_web(self) -> Child:
         """Start the health checks, on a port of their own."""
