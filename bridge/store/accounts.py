@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import secrets
-from time import monotonic
 from typing import cast
 
 from bridge.domain.signing import SECRET_BYTES
@@ -16,7 +15,6 @@ from bridge.store.subscriptions import SubscriptionStore
 
 MOST_CALLBACK_URLS = 1_000
 _SECRET = "callback_secret"  # noqa: S105 - the name of a field
-_NOTE_EVERY_S = 600.0
 
 
 class CallbackUrls:
@@ -25,7 +23,6 @@ class CallbackUrls:
     def __init__(self, client: Client, subscriptions: SubscriptionStore) -> None:
         self._client = client
         self._subscriptions = subscriptions
-        self._noted: dict[str, float] = {}
 
     def subscribe(self, account: str, url: str, now_ms: int) -> str:
         """The id of the subscription for ``url``, which exists when this returns and is noted as used now.
@@ -34,11 +31,15 @@ class CallbackUrls:
             UsageError: the account has 1,000 other URLs.
         """
         name = callback_id(account, url)
-        if monotonic() - self._noted.get(name, -_NOTE_EVERY_S) < _NOTE_EVERY_S:
-            return name
         used = keys.callbacks(account)
-        is_new, count, exists = self._client.commands(
-            [["ZADD", used, "NX", now_ms, name], ["ZCARD", used], ["HEXISTS", keys.SUBSCRIPTIONS, name]]
+        # Asked of the store each time: a worker that remembered would go on for one that was removed by hand.
+        is_new, count, exists, _ = self._client.commands(
+            [
+                ["ZADD", used, "NX", now_ms, name],
+                ["ZCARD", used],
+                ["HEXISTS", keys.SUBSCRIPTIONS, name],
+                ["ZADD", used, "XX", "GT", now_ms, name],
+            ]
         )
         if is_new and cast("int", count) > MOST_CALLBACK_URLS:
             self._client.commands([["ZREM", used, name]])
@@ -50,8 +51,6 @@ class CallbackUrls:
             self._subscriptions.put(
                 Subscription(id=name, account=account, url=url, created_ms=now_ms, secrets=(), implicit=True)
             )
-        self._client.commands([["ZADD", used, "GT", now_ms, name]])
-        self._noted[name] = monotonic()
         return name
 
     def unused(self, account: str, before_ms: int) -> list[str]:
@@ -61,7 +60,6 @@ class CallbackUrls:
 
     def forget(self, account: str, name: str) -> None:
         """Remove the subscription from the account's."""
-        self._noted.pop(name, None)
         self._client.commands([["ZREM", keys.callbacks(account), name]])
 
 

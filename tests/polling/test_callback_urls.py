@@ -135,7 +135,7 @@ def test_a_subscription_that_nothing_can_use_is_removed_once_it_is_idle(local: B
     assert local.forget_unused_callbacks("default") == 1
     assert local.subscriptions.load().of("default") == ()
 
-    # Named again, it exists again: what this process remembers of it went with it.
+    # Named again, it exists again.
     process.track([{"session_no": "later", "callback_url": url}], "default")
     assert [one.id for one in local.subscriptions.load().of("default")] == [name]
 
@@ -143,3 +143,14 @@ def test_a_subscription_that_nothing_can_use_is_removed_once_it_is_idle(local: B
 def test_the_accounts_secret_is_made_once(local: Bridge) -> None:
     assert local.signing_keys.of_account("default") == local.signing_keys.of_account("default")
     assert local.signing_keys.of_account("default") != local.signing_keys.of_account("another")
+
+
+def test_one_that_was_removed_by_hand_comes_back_with_the_next_session_that_names_it(
+    local: Bridge, process: Process
+) -> None:
+    url = "http://127.0.0.1:1025/"
+    process.track([{"session_no": "mine", "callback_url": url}], "default")
+    local.unsubscribe(callback_id("default", url))
+    process.track([{"session_no": "later", "callback_url": url}], "default")
+    settle(local, "later")
+    assert local.queues.lengths([callback_id("default", url)]) == {callback_id("default", url): 1}
