@@ -18,7 +18,7 @@ from bridge.delivery.transport import Transport
 from bridge.domain.policy import DeliveryPolicy, PollPolicy
 from bridge.domain.signing import SECRET_BYTES, encode_secret
 from bridge.domain.status import LONGEST_AGE_MS
-from bridge.domain.subscriptions import Subscription
+from bridge.domain.subscriptions import PLAIN, Options, Subscription
 from bridge.errors import NotFound, SettingsError, StoreUnreachable
 from bridge.observe.logs import get_logger, setup_logging
 from bridge.observe.sentry import setup_sentry
@@ -26,8 +26,9 @@ from bridge.polling.poll import Poller
 from bridge.polling.track import Tracker
 from bridge.provider.client import UsmsClient
 from bridge.settings import Settings, read_environ, unknown_settings
-from bridge.store.accounts import CallbackUrls, SigningKeys
+from bridge.store.accounts import CallbackUrls
 from bridge.store.client import Client, open_store
+from bridge.store.credentials import SigningKeys, sealed
 from bridge.store.index import Clock, Index, RateStore, Wakes
 from bridge.store.log import EventLog
 from bridge.store.queues import QueueStore
@@ -135,7 +136,9 @@ class Bridge:
             "BRIDGE_SECRET_KEYS: not set; make one with `openssl rand -base64 32` and give it to every process"
         )
 
-    def subscribe(self, url: str, account: str = DEFAULT_ACCOUNT) -> tuple[Subscription, str, str | None]:
+    def subscribe(
+        self, url: str, account: str = DEFAULT_ACCOUNT, options: Options = PLAIN
+    ) -> tuple[Subscription, str, str | None]:
         """Add a subscription. Returns it, its secret (``whsec_…``, shown this once), and a note on the URL's name.
 
         Raises:
@@ -145,13 +148,17 @@ class Bridge:
         target = parse_url(url, policy)
         note = check_resolved(target, policy)
         name = "sub_" + b32encode(secrets.token_bytes(10)).decode().lower()
-        key = secrets.token_bytes(SECRET_BYTES)
-        subscription = Subscription(
-            id=name,
-            account=account,
-            url=target.url,
-            created_ms=self.clock.now_ms(),
-            secrets=(self.secret_box.seal(key, name),),
+        key = options.secret or secrets.token_bytes(SECRET_BYTES)
+        subscription = sealed(
+            Subscription(
+                id=name,
+                account=account,
+                url=target.url,
+                created_ms=self.clock.now_ms(),
+                secrets=(self.secret_box.seal(key, name),),
+            ),
+            options,
+            self.secret_box,
         )
         self.subscriptions.put(subscription)
         return subscription, encode_secret(key), note

@@ -9,10 +9,11 @@ import typer
 
 from bridge.cli.common import Account, Json, checked_account, opened
 from bridge.cli.output import At, show, table
+from bridge.domain.events import STATUS_CHANGED
+from bridge.domain.subscriptions import BodyFormat, Options, PhoneFormat, Subscription, parse_statuses, parse_types
 from bridge.errors import BridgeError, UsageError
 
 if TYPE_CHECKING:
-    from bridge.domain.subscriptions import Subscription
     from bridge.wiring import Bridge
 
 subscriptions = typer.Typer(no_args_is_help=True)
@@ -31,25 +32,48 @@ _Id = Annotated[str, typer.Argument(metavar="ID", help="The subscription's id (s
 @subscriptions.command()
 def add(
     url: Annotated[str, typer.Argument(metavar="URL", help="Where callbacks go: https, and not a private address.")],
+    *,
     account: Annotated[str, typer.Option(metavar="NAME", help="Whose sessions it hears of.")] = "default",
+    types: Annotated[str, typer.Option(metavar="TYPE,…", help="Of which types of events it hears.")] = STATUS_CHANGED,
+    statuses: Annotated[
+        str | None, typer.Option(metavar="STATUS,…", help="Of which statuses of a phone it hears. Default: all.")
+    ] = None,
+    phone_format: Annotated[
+        PhoneFormat, typer.Option(help="Phones in full, as (86)*******0000, or as a keyed hash.")
+    ] = PhoneFormat.FULL,
+    body_format: Annotated[
+        BodyFormat, typer.Option("--format", help="Events of the bridge, or what the provider itself would push.")
+    ] = BodyFormat.STANDARD,
     json: Annotated[bool, typer.Option("--json", help="One JSON object: id, url and secret.")] = False,
 ) -> None:
     """Subscribe a URL to every change from now on. Its secret is shown this once.
 
     \b
     bridge subscriptions add https://example.com/sms
+    bridge subscriptions add https://example.com/failed --statuses undelivered,expired,failed
     """
     checked_account(account)
+    options = Options(
+        types=parse_types(types),
+        statuses=() if statuses is None else parse_statuses(statuses),
+        phones=phone_format,
+        format=body_format,
+    )
     with opened() as bridge:
-        subscription, secret, note = bridge.subscribe(url, account)
-    show({"id": subscription.id, "url": subscription.url, "secret": secret}, json=json)
+        subscription, secret, note = bridge.subscribe(url, account, options)
+        phone_key = bridge.signing_keys.of(subscription).phone_key.hex()
+    shown = {"id": subscription.id, "url": subscription.url, "secret": secret}
+    show(shown | ({"phone_key": phone_key} if phone_key else {}), json=json)
     if note is not None:
         print(f"note: {note}", file=sys.stderr)
     if not json:
         print(
             "\nGive the secret to the application now: it is not shown again. With it any Standard Webhooks library "
-            f"verifies callbacks.\nThen: bridge track SESSION…, and bridge subscriptions show {subscription.id}"
+            "verifies callbacks."
         )
+        if phone_key:
+            print("So with the phone key: with it the application knows a phone by its hash.")
+        print(f"Then: bridge track SESSION…, and bridge subscriptions show {subscription.id}")
 
 
 @subscriptions.command("list")
@@ -125,6 +149,10 @@ def _about(subscription: Subscription) -> dict[str, object]:
         "account": subscription.account,
         "url": subscription.url,
         "state": subscription.state.value,
+        "types": list(subscription.types),
+        "statuses": list(subscription.statuses) or None,
+        "phone_format": subscription.phones.value,
+        "format": subscription.format.value,
         "created_at": At(ms=subscription.created_ms),
     }
 

@@ -126,14 +126,14 @@ class Intake:
             self._ports.queues.remove(name)
             return None
         try:
-            keys = self._ports.secrets.of(subscription)
+            credentials = self._ports.secrets.of(subscription)
         except SecretsUnreadable as error:
             # Its events wait, untried, until somebody mends BRIDGE_SECRET_KEYS.
             self._complain(name, str(error))
             for shard in range(self._shards):
                 self._not_before_ms[name, shard] = now_ms + self._policy.hold_ms
             return None
-        return HeldQueue(subscription, keys, self._policy.concurrency)
+        return HeldQueue(subscription, credentials, self._policy.concurrency)
 
     def _claim(self, wanted: Sequence[tuple[str, int, int]]) -> int:
         now_ms, replies = self._ports.queues.claim(self._token, wanted, self._policy.hold_ms)

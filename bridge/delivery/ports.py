@@ -7,6 +7,7 @@ from typing import Protocol
 
 import msgspec
 
+from bridge.domain.credentials import Credentials
 from bridge.domain.deliveries import Lane, Settlement
 from bridge.domain.subscriptions import Subscription
 
@@ -58,9 +59,9 @@ class Registries(Protocol):
 
 
 class Secrets(Protocol):
-    """A subscription's signing keys, the current one first. Raises ``SecretsUnreadable``."""
+    """A subscription's keys and whatever else of it is sealed. Raises ``SecretsUnreadable``."""
 
-    def of(self, subscription: Subscription) -> tuple[bytes, ...]: ...
+    def of(self, subscription: Subscription) -> Credentials: ...
 
 
 class Clock(Protocol):

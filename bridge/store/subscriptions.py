@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import cast
 
 import msgspec
 
+from bridge.domain.receipts import Status
 from bridge.domain.subscriptions import Subscription
 from bridge.errors import NotFound
 from bridge.store import keys
@@ -22,8 +23,8 @@ class Registry(msgspec.Struct, frozen=True):
 
     versions: Mapping[int, bytes]
     by_account: Mapping[str, tuple[Subscription, ...]]
-    listeners: Mapping[str, tuple[str, ...]]
-    """Ids of an account's subscriptions that hear of all its sessions."""
+    listeners: Mapping[str, tuple[tuple[str, ...], ...]]
+    """Ids of an account's subscriptions that hear of all its sessions, for each status those that want it."""
     implied: Mapping[str, frozenset[str]]
     """Ids of those that hear only of the sessions that name their URL."""
 
@@ -31,14 +32,20 @@ class Registry(msgspec.Struct, frozen=True):
         """An account's subscriptions."""
         return self.by_account.get(account, ())
 
-    def audience(self, account: str, callback: str) -> tuple[str, ...]:
-        """Who is to hear of a session: every listener, and the subscription that its own URL implies."""
-        listeners = self.listeners.get(account, ())
+    def audience(self, account: str, callback: str, status: int) -> tuple[str, ...]:
+        """Who is to hear of a phone's new status: who listens for it, and the subscription that the session's URL
+        implies."""
+        group = self.listeners.get(account)
+        listeners = group[status] if group else ()
         return (*listeners, callback) if callback and callback in self.implied.get(account, ()) else listeners
 
     def by_id(self) -> dict[str, Subscription]:
         """Every subscription by its id."""
         return {one.id: one for group in self.by_account.values() for one in group}
+
+
+def _listeners(group: Sequence[Subscription]) -> tuple[tuple[str, ...], ...]:
+    return tuple(tuple(one.id for one in group if not one.implicit and one.wants(status)) for status in Status)
 
 
 class SubscriptionStore:
@@ -67,9 +74,7 @@ class SubscriptionStore:
                 account: tuple(sorted(group, key=lambda one: (one.created_ms, one.id)))
                 for account, group in groups.items()
             },
-            listeners={
-                account: tuple(one.id for one in group if not one.implicit) for account, group in groups.items()
-            },
+            listeners={account: _listeners(group) for account, group in groups.items()},
             implied={account: frozenset(one.id for one in group if one.implicit) for account, group in groups.items()},
         )
 
