@@ -19,7 +19,7 @@ from bridge.domain.policy import DeliveryPolicy, PollPolicy
 from bridge.domain.signing import SECRET_BYTES, encode_secret
 from bridge.domain.status import LONGEST_AGE_MS
 from bridge.domain.subscriptions import PLAIN, Options, Subscription
-from bridge.errors import NotFound, SettingsError, StoreUnreachable
+from bridge.errors import NotFound, SettingsError, StoreUnreachable, UsageError
 from bridge.observe.logs import get_logger, setup_logging
 from bridge.observe.sentry import setup_sentry
 from bridge.polling.poll import Poller
@@ -28,7 +28,7 @@ from bridge.provider.client import UsmsClient
 from bridge.settings import Settings, read_environ, unknown_settings
 from bridge.store.accounts import CallbackUrls
 from bridge.store.client import Client, open_store
-from bridge.store.credentials import SigningKeys, sealed
+from bridge.store.credentials import Rewrapping, SigningKeys, rotated, sealed
 from bridge.store.index import Clock, Index, RateStore, Wakes
 from bridge.store.log import EventLog
 from bridge.store.queues import QueueStore
@@ -171,6 +171,30 @@ class Bridge:
         """
         self.subscriptions.remove(name)
         self.queues.remove(name)
+
+    def rotate(self, name: str, overlap_ms: int, key: bytes = b"") -> tuple[Subscription, str]:
+        """Sign a subscription's callbacks with ``key`` (b"": a fresh one), and for ``overlap_ms`` with the one before.
+
+        Returns it and the secret. Slices under way take it up within a fraction of a second.
+
+        Raises:
+            NotFound: there is none of this id.
+            UsageError: it has no secret of its own, or this one already.
+        """
+        key = key or secrets.token_bytes(SECRET_BYTES)
+        now_ms = self.clock.now_ms()
+
+        def change(one: Subscription) -> Subscription:
+            if one.implicit:
+                raise UsageError(f"{name} is signed with its account's secret, which is not rotated")
+            return rotated(one, key, overlap_ms, now_ms, self.secret_box)
+
+        return self.subscriptions.update(name, change), encode_secret(key)
+
+    @property
+    def rewrapping(self) -> Rewrapping:
+        """What seals everything again with the first of BRIDGE_SECRET_KEYS."""
+        return Rewrapping(self.client, self.subscriptions, self.secret_box)
 
     @cached_property
     def signing_keys(self) -> SigningKeys:

@@ -9,7 +9,9 @@ import typer
 
 from bridge.cli.common import Account, Json, checked_account, opened
 from bridge.cli.output import At, show, table
+from bridge.cli.secret_files import SecretFile, parse_overlap_ms, read_secret
 from bridge.domain.events import STATUS_CHANGED
+from bridge.domain.headers import parse_headers
 from bridge.domain.subscriptions import BodyFormat, Options, PhoneFormat, Subscription, parse_statuses, parse_types
 from bridge.errors import BridgeError, UsageError
 
@@ -44,6 +46,10 @@ def add(
     body_format: Annotated[
         BodyFormat, typer.Option("--format", help="Events of the bridge, or what the provider itself would push.")
     ] = BodyFormat.STANDARD,
+    header: Annotated[
+        list[str] | None, typer.Option(metavar="NAME=VALUE", help="A header to send along; may be given again.")
+    ] = None,
+    secret_file: SecretFile = None,
     json: Annotated[bool, typer.Option("--json", help="One JSON object: id, url and secret.")] = False,
 ) -> None:
     """Subscribe a URL to every change from now on. Its secret is shown this once.
@@ -58,6 +64,8 @@ def add(
         statuses=() if statuses is None else parse_statuses(statuses),
         phones=phone_format,
         format=body_format,
+        headers=parse_headers(header or ()),
+        secret=read_secret(secret_file),
     )
     with opened() as bridge:
         subscription, secret, note = bridge.subscribe(url, account, options)
@@ -111,6 +119,30 @@ def show_(subscription: _Id, json: Json = False) -> None:
 
 
 @subscriptions.command()
+def rotate(
+    subscription: _Id,
+    overlap: Annotated[
+        str, typer.Option(metavar="TIME", help="How long the old secret signs beside the new one: 0s to 7d.")
+    ] = "24h",
+    secret_file: SecretFile = None,
+    json: Json = False,
+) -> None:
+    """Give a subscription a new secret, shown this once. Within the overlap a receiver may verify with either.
+
+    Where the old one leaked, take --overlap 0s. At most two old secrets go on signing.
+
+    \b
+    bridge subscriptions rotate sub_abcdefghijklmnop
+    bridge subscriptions rotate sub_abcdefghijklmnop --overlap 0s
+    """
+    overlap_ms = parse_overlap_ms(overlap)
+    with opened() as bridge:
+        rotated, secret = bridge.rotate(subscription, overlap_ms, read_secret(secret_file))
+    until = [At(ms=one.until_ms) for one in rotated.retired]
+    show({"id": rotated.id, "secret": secret, "old_secrets_sign_until": until}, json=json)
+
+
+@subscriptions.command()
 def remove(
     subscription: _Id,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask, whatever waits.")] = False,
@@ -153,6 +185,7 @@ def _about(subscription: Subscription) -> dict[str, object]:
         "statuses": list(subscription.statuses) or None,
         "phone_format": subscription.phones.value,
         "format": subscription.format.value,
+        "headers": [one.name for one in subscription.headers],
         "created_at": At(ms=subscription.created_ms),
     }
 

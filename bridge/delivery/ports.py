@@ -47,15 +47,18 @@ class Log(Protocol):
 
 
 class Registry(Protocol):
-    """Who is subscribed."""
+    """Who is subscribed, with the shards' versions that this was read at."""
 
+    @property
+    def versions(self) -> Mapping[int, bytes]: ...
     def by_id(self) -> Mapping[str, Subscription]: ...
 
 
 class Registries(Protocol):
-    """Loads the registry."""
+    """Loads the registry; ``version`` is that of shard 0, now."""
 
     def load(self) -> Registry: ...
+    def version(self) -> bytes: ...
 
 
 class Secrets(Protocol):

@@ -36,11 +36,25 @@ class BodyFormat(StrEnum):
     USMS = "usms"
 
 
+class RetiredKey(msgspec.Struct, frozen=True):
+    """A key that was rotated out, sealed: it goes on signing, after the current one, until ``until_ms`` (Unix ms)."""
+
+    sealed: bytes
+    until_ms: int
+
+
+class SealedHeader(msgspec.Struct, frozen=True):
+    """A header to send along. Its value is sealed: it often is a token."""
+
+    name: str
+    sealed: bytes
+
+
 class Subscription(msgspec.Struct, frozen=True, kw_only=True):
     """A callback URL with its secrets. ``created_ms`` is Unix milliseconds; ``secrets`` are sealed, newest first.
 
     ``types`` are the types of events that it hears of by itself, ``statuses`` which statuses of a phone (none: all).
-    ``phone_key`` is what ``HASHED`` phones are hashed with, sealed.
+    ``phone_key`` is what ``HASHED`` phones are hashed with, sealed. ``retired`` keys are the newest first.
 
     ``implicit``: it exists because sessions name its URL, hears of those alone, and has its account's secret.
     """
@@ -57,6 +71,8 @@ class Subscription(msgspec.Struct, frozen=True, kw_only=True):
     phones: PhoneFormat = PhoneFormat.FULL
     format: BodyFormat = BodyFormat.STANDARD
     phone_key: bytes = b""
+    retired: tuple[RetiredKey, ...] = ()
+    headers: tuple[SealedHeader, ...] = ()
 
     def wants(self, status: Status) -> bool:
         """Whether it is to hear that a phone's status became ``status``."""
@@ -64,13 +80,17 @@ class Subscription(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Options(msgspec.Struct, frozen=True, kw_only=True):
-    """What is asked for when a subscription is added. ``secret`` is its own signing key, b"" for a fresh one."""
+    """What is asked for when a subscription is added.
+
+    ``secret`` is its own signing key, b"" for a fresh one; ``headers`` are names and values.
+    """
 
     types: tuple[str, ...] = (STATUS_CHANGED,)
     statuses: tuple[str, ...] = ()
     phones: PhoneFormat = PhoneFormat.FULL
     format: BodyFormat = BodyFormat.STANDARD
     secret: bytes = b""
+    headers: tuple[tuple[str, str], ...] = ()
 
 
 PLAIN = Options()

@@ -42,6 +42,8 @@ READING = (
     "subscriptions list",
     "subscriptions show sub_a",
     "subscriptions remove sub_a",
+    "subscriptions rotate sub_a",
+    "rewrap",
     "events list",
     "events show evt_aaaaaaaaaaaaaaaaaaaaaaaaaa",
     "events tail",

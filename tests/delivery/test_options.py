@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from typing import cast
 
 import pytest
-from standardwebhooks import Webhook
+from standardwebhooks import Webhook, WebhookVerificationError
 
+from bridge.delivery.queue import HeldQueue
 from bridge.domain.formats import hashed
+from bridge.domain.signing import decode_secret, signature
 from bridge.domain.subscriptions import BodyFormat, Options, PhoneFormat
+from bridge.errors import UsageError
 from bridge.wiring import Bridge
-from tests.delivery.slices import drain, run
+from tests.delivery.slices import QUICK, Running, drain, publish, run
 from tests.hostile import Server, answering, ok, serving
-from tests.parts import PHONE, Parts, entry
+from tests.parts import PHONE, Parts, entry, until
 
 
 @pytest.fixture
@@ -82,3 +86,87 @@ def test_two_subscriptions_never_share_a_phone_key(bridge: Bridge) -> None:
     assert len(first) == len(second) == 32
     assert first != second
     assert json.dumps(first.hex()) not in str(made)
+
+
+# --- headers
+
+
+def test_headers_arrive_as_given_beside_ours(bridge: Bridge, log: Parts) -> None:
+    headers = (("Authorization", "Bearer abc=="), ("X-Tenant", "7"))
+    with serving(answering(ok())) as server:
+        subscription, secret, _ = bridge.subscribe(server.url, options=Options(headers=headers))
+        log.write("s1", entry("s1", to=[subscription.id]))
+        assert run(bridge).accepted == 1
+    ((found, body),) = arrived(server)
+    assert (found["authorization"], found["x-tenant"]) == ("Bearer abc==", "7")
+    assert found["user-agent"] == "usms-bridge/test"
+    Webhook(secret).verify(body, found)
+
+
+def test_a_headers_value_is_nowhere_in_the_store(bridge: Bridge, log: Parts) -> None:
+    bridge.subscribe("http://127.0.0.1:9000/", options=Options(headers=(("X-Token", "s3cret-token"),)))
+    (stored,) = cast("dict[bytes, bytes]", log.redis.hgetall("u:subscriptions")).values()
+    assert b"X-Token" in stored
+    assert b"s3cret" not in stored
+
+
+# --- rotation
+
+
+def verified_by(secret: str, headers: dict[str, str], body: str) -> bool:
+    try:
+        Webhook(secret).verify(body, headers)
+    except (WebhookVerificationError, ValueError):
+        return False
+    return True
+
+
+def test_the_current_key_signs_first_and_old_ones_until_their_time(bridge: Bridge) -> None:
+    subscription, _, _ = bridge.subscribe("http://127.0.0.1:9000/")
+    made = [bridge.signing_keys.of(subscription).keys[0].key]
+    for _ in range(3):
+        subscription, secret = bridge.rotate(subscription.id, 60_000)
+        made.append(decode_secret(secret))
+    credentials = bridge.signing_keys.of(subscription)
+    assert [one.key for one in credentials.keys] == made[:0:-1], "the current one and two old ones"
+    queue = HeldQueue(subscription, credentials, 8)
+    now_ms = bridge.clock.now_ms()
+    assert queue.sign("evt_1", now_ms, b"x") == signature(made[:0:-1], "evt_1", now_ms // 1000, b"x")
+    first_end, second_end = sorted(one.until_ms for one in credentials.keys[1:])
+    assert queue.sign("evt_1", first_end - 1, b"x").count("v1,") == 3
+    if first_end < second_end:
+        assert queue.sign("evt_1", first_end, b"x").count("v1,") == 2
+    assert queue.sign("evt_1", second_end, b"x") == signature(made[3:], "evt_1", second_end // 1000, b"x")
+
+
+def test_a_secret_that_leaked_signs_nothing_more(bridge: Bridge) -> None:
+    subscription, old, _ = bridge.subscribe("http://127.0.0.1:9000/")
+    subscription, new = bridge.rotate(subscription.id, 0)
+    (only,) = bridge.signing_keys.of(subscription).keys
+    assert only.key == decode_secret(new) != decode_secret(old)
+    with pytest.raises(UsageError, match="already"):
+        bridge.rotate(subscription.id, 0, only.key)
+
+
+def test_every_callback_verifies_while_the_secret_is_rotated(bridge: Bridge, log: Parts) -> None:
+    """In mid-traffic: the operator rotates, the receiver takes the new secret later, within the overlap."""
+    with serving(answering(*[ok()] * 5_000)) as server:
+        subscription, old, _ = bridge.subscribe(server.url)
+        with Running(bridge):
+            publish(log, subscription.id, sessions=20, phones=5)
+            until(lambda: len(server.requests) >= 50)
+            _, new = bridge.rotate(subscription.id, 60_000)
+            # The slice takes the new key up by itself, while it goes on: until then the old one alone signs.
+            until(lambda: publish(log, subscription.id, sessions=1) != [] and both(arrived(server)[-1][0]))
+            switched = len(server.requests) + QUICK.concurrency  # what was under way before may yet arrive
+            publish(log, subscription.id, sessions=20, phones=5, each=2)
+            until(lambda: bridge.queues.lengths([subscription.id])[subscription.id] == 0)
+    told = arrived(server)
+    assert len(told) > switched + 100
+    assert all(verified_by(old, headers, body) for headers, body in told)
+    assert all(verified_by(new, headers, body) for headers, body in told[switched:])
+    assert not verified_by(new, *told[0])
+
+
+def both(headers: dict[str, str]) -> bool:
+    return headers["webhook-signature"].count("v1,") == 2
