@@ -15,6 +15,7 @@ from threading import Lock
 from bridge.delivery.guard import UrlPolicy, check_resolved, parse_url
 from bridge.delivery.ports import Ports
 from bridge.delivery.transport import Transport
+from bridge.domain.events import event_id, lane_id, pack, record_of_test
 from bridge.domain.policy import DeliveryPolicy, PollPolicy
 from bridge.domain.signing import SECRET_BYTES, encode_secret
 from bridge.domain.status import LONGEST_AGE_MS
@@ -30,6 +31,7 @@ from bridge.store.accounts import CallbackUrls
 from bridge.store.client import Client, open_store
 from bridge.store.credentials import Rewrapping, SigningKeys, rotated, sealed
 from bridge.store.index import Clock, Index, RateStore, Wakes
+from bridge.store.keys import shard_of
 from bridge.store.log import EventLog
 from bridge.store.queues import QueueStore
 from bridge.store.secrets import SecretBox, parse_keys
@@ -190,6 +192,21 @@ class Bridge:
             return rotated(one, key, overlap_ms, now_ms, self.secret_box)
 
         return self.subscriptions.update(name, change), encode_secret(key)
+
+    def test(self, name: str) -> str:
+        """Send a ``bridge.test`` to one subscription, through its queue as any event. Returns the event's id.
+
+        Raises:
+            NotFound: there is none of this id.
+        """
+        subscription = self.subscriptions.get(name)
+        account = subscription.account
+        event = record_of_test(account, name, secrets.token_hex(8), self.clock.now_ms())
+        # Its account may never have tracked: the log that it is in must be trimmed, and seen, all the same.
+        self.tracking.note_account(account)
+        shard = shard_of(event.session_no, self.settings.shards)
+        self.queues.announce(account, name, shard, lane_id(event.session_no, event.phone), pack(event))
+        return event_id(account, event)
 
     @property
     def rewrapping(self) -> Rewrapping:

@@ -142,6 +142,23 @@ def rotate(
     show({"id": rotated.id, "secret": secret, "old_secrets_sign_until": until}, json=json)
 
 
+@subscriptions.command("test")
+def send_test(subscription: _Id, json: Json = False) -> None:
+    """Send a bridge.test event to a subscription, whatever types it asked for: queued, signed and retried as any.
+
+    \b
+    bridge subscriptions test sub_abcdefghijklmnop
+    bridge deliveries list --subscription sub_abcdefghijklmnop      empty once it was accepted
+    """
+    with opened() as bridge:
+        event = bridge.test(subscription)
+    if json:
+        show({"event": event}, json=True)
+    else:
+        print(f"queued {event}: a worker sends it within a second or two")
+        print(f"Not accepted yet, and why: bridge deliveries list --subscription {subscription}")
+
+
 @subscriptions.command()
 def remove(
     subscription: _Id,

@@ -43,6 +43,7 @@ READING = (
     "subscriptions show sub_a",
     "subscriptions remove sub_a",
     "subscriptions rotate sub_a",
+    "subscriptions test sub_a",
     "rewrap",
     "events list",
     "events show evt_aaaaaaaaaaaaaaaaaaaaaaaaaa",

@@ -153,3 +153,25 @@ def test_rewrap_moves_everything_to_the_first_key(
     assert ran.code == 2
     assert sorted(cast("list[str]", ran.rows()[0]["unreadable"])) == ["default", name]
     assert "BRIDGE_SECRET_KEYS" in ran.err
+
+
+def test_a_test_event_is_queued_and_shown_as_what_it_is(bridge: Bridge, terminal: Terminal) -> None:
+    name = bridge.subscribe(URL)[0].id
+    other = bridge.subscribe(URL)[0].id
+    (row,) = terminal("subscriptions", "test", name, "--json").rows()
+    assert bridge.queues.lengths([name, other]) == {name: 1, other: 0}
+    (event,) = terminal("events", "list", "--json").rows()
+    assert (event["id"], event["type"]) == (row["event"], "bridge.test")
+    assert "bridge.test" in terminal("events", "list").out
+    assert "bridge.test" in terminal("events", "show", str(row["event"])).out
+    (waiting,) = terminal("deliveries", "list", "--json").rows()
+    assert (waiting["event"], waiting["status"]) == (row["event"], "bridge.test")
+    assert "queued evt_" in terminal("subscriptions", "test", name).out
+
+
+@pytest.mark.usefixtures("bridge")
+@pytest.mark.parametrize("command", ["test", "rotate"])
+def test_what_is_not_there_cannot_be_asked_for_anything(terminal: Terminal, command: str) -> None:
+    ran = terminal("subscriptions", command, "sub_nothere")
+    assert (ran.code, ran.out) == (1, "")
+    assert "no subscription sub_nothere" in ran.err

@@ -6,14 +6,17 @@ import json
 from collections.abc import Iterator
 from typing import cast
 
+import msgspec
 import pytest
 from standardwebhooks import Webhook, WebhookVerificationError
 
 from bridge.delivery.queue import HeldQueue
+from bridge.domain.events import event_id, record_of_test, unpack
 from bridge.domain.formats import hashed
 from bridge.domain.signing import decode_secret, signature
 from bridge.domain.subscriptions import BodyFormat, Options, PhoneFormat
-from bridge.errors import UsageError
+from bridge.domain.tracking import parse_item
+from bridge.errors import InvalidSession, UsageError
 from bridge.wiring import Bridge
 from tests.delivery.slices import QUICK, Running, drain, publish, run
 from tests.hostile import Server, answering, ok, serving
@@ -170,3 +173,48 @@ def test_every_callback_verifies_while_the_secret_is_rotated(bridge: Bridge, log
 
 def both(headers: dict[str, str]) -> bool:
     return headers["webhook-signature"].count("v1,") == 2
+
+
+# --- bridge.test
+
+
+def test_a_test_reaches_the_one_subscription_that_it_is_for(bridge: Bridge, log: Parts) -> None:
+    with serving(answering(ok(), ok())) as server, serving(answering(ok())) as other:
+        narrow = Options(statuses=("failed",), headers=(("X-Tenant", "7"),))
+        subscription, secret, _ = bridge.subscribe(server.url, options=narrow)
+        bridge.subscribe(other.url)
+        sent = {bridge.test(subscription.id), bridge.test(subscription.id)}
+        log.assert_index_is_right()
+        assert drain(bridge).accepted == 2
+    told = [Webhook(secret).verify(body, headers) for headers, body in arrived(server)]
+    assert {one["id"] for one in told} == sent
+    assert {one["type"] for one in told} == {"bridge.test"}
+    assert [one["data"] for one in told] == [{"account": "default", "subscription": subscription.id}] * 2
+    assert other.requests == []
+    log.assert_index_is_right()
+
+
+def test_a_test_is_retried_and_given_up_as_any_event(bridge: Bridge) -> None:
+    refused = b"HTTP/1.1 500 No\r\nContent-Length: 0\r\n\r\n"
+    with serving(answering(*[refused] * 3)) as server:
+        subscription, _, _ = bridge.subscribe(server.url)
+        event = bridge.test(subscription.id)
+        policy = msgspec.structs.replace(QUICK, retry_ms=(1, 1))
+        assert drain(bridge, policy).dead == 1
+    (letter,) = bridge.queues.dead_letters(subscription.id)
+    assert event_id("default", unpack(letter.record)) == event
+    assert (letter.attempts, letter.error) == (3, "HTTP 500")
+
+
+def test_a_test_that_waits_longer_than_the_log_keeps_it_is_kept_aside(bridge: Bridge) -> None:
+    with serving(answering(ok())) as server:
+        subscription, _, _ = bridge.subscribe(server.url)
+        bridge.test(subscription.id)
+        assert bridge.log.trim("default", [subscription.id], bridge.clock.now_ms() + 1_000) == (1, 1)
+        assert drain(bridge).accepted == 1
+
+
+def test_a_session_cannot_share_a_tests_lane() -> None:
+    event = record_of_test("default", "sub_a", "1", 1)
+    with pytest.raises(InvalidSession):
+        parse_item(event.session_no, 0)
