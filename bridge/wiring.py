@@ -145,9 +145,12 @@ class Bridge:
 
         Raises:
             InvalidUrl: the URL is none that callbacks may go to, by itself or by an address it resolves to.
+            UsageError: it was to have a client certificate, and is not https.
         """
         policy = url_policy(self.settings)
         target = parse_url(url, policy)
+        if options.identity is not None and target.scheme != "https":
+            raise UsageError("--client-cert and --ca-file: they are for https:// URLs")
         note = check_resolved(target, policy)
         name = "sub_" + b32encode(secrets.token_bytes(10)).decode().lower()
         key = options.secret or secrets.token_bytes(SECRET_BYTES)

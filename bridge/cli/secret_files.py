@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from bridge.domain.credentials import Identity
 from bridge.domain.durations import parse_duration_ms
 from bridge.domain.signing import decode_secret
 from bridge.errors import UsageError
@@ -45,6 +47,29 @@ def read_file(option: str, path: str) -> bytes:
     if len(found) > _LONGEST_FILE:
         raise UsageError(f"{option}: {path} has more than 64 kB")
     return found
+
+
+def read_identity(certificate: str | None, key: str | None, authorities: str | None) -> tuple[Identity, int] | None:
+    """What the files hold that connections are to be made with, and when it expires. Raises UsageError."""
+    if certificate is None and key is None and authorities is None:
+        return None
+    from bridge.delivery.identity import parse_identity
+
+    return parse_identity(
+        _given("--client-cert", certificate),
+        _given("--client-key", key),
+        _given("--ca-file", authorities),
+        datetime.now(UTC),
+    )
+
+
+def _given(option: str, path: str | None) -> bytes:
+    if path is None:
+        return b""
+    content = read_file(option, path)
+    if not content:
+        raise UsageError(f"{option}: {path} is empty")
+    return content
 
 
 def parse_overlap_ms(text: str) -> int:

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from bridge.cli.common import Account, Json, checked_account, opened
+from bridge.cli.common import Account, Json, checked_account, moment, opened
 from bridge.cli.output import At, show, table
-from bridge.cli.secret_files import SecretFile, parse_overlap_ms, read_secret
+from bridge.cli.secret_files import SecretFile, parse_overlap_ms, read_identity, read_secret
 from bridge.domain.events import STATUS_CHANGED
 from bridge.domain.headers import parse_headers
 from bridge.domain.subscriptions import BodyFormat, Options, PhoneFormat, Subscription, parse_statuses, parse_types
@@ -50,6 +50,13 @@ def add(
         list[str] | None, typer.Option(metavar="NAME=VALUE", help="A header to send along; may be given again.")
     ] = None,
     secret_file: SecretFile = None,
+    client_cert: Annotated[
+        str | None, typer.Option(metavar="F", help="A certificate (PEM, with its chain) to show the receiver.")
+    ] = None,
+    client_key: Annotated[str | None, typer.Option(metavar="F", help="Its private key (PEM).")] = None,
+    ca_file: Annotated[
+        str | None, typer.Option(metavar="F", help="Authorities (PEM) to trust here, in place of the public ones.")
+    ] = None,
     json: Annotated[bool, typer.Option("--json", help="One JSON object: id, url and secret.")] = False,
 ) -> None:
     """Subscribe a URL to every change from now on. Its secret is shown this once.
@@ -66,6 +73,7 @@ def add(
         format=body_format,
         headers=parse_headers(header or ()),
         secret=read_secret(secret_file),
+        identity=read_identity(client_cert, client_key, ca_file),
     )
     with opened() as bridge:
         subscription, secret, note = bridge.subscribe(url, account, options)
@@ -202,6 +210,8 @@ def _about(subscription: Subscription) -> dict[str, object]:
         "statuses": list(subscription.statuses) or None,
         "phone_format": subscription.phones.value,
         "format": subscription.format.value,
+        "client_certificate_until": moment(subscription.identity.expires_ms) if subscription.identity else None,
+        "own_authorities": subscription.identity is not None and subscription.identity.own_authorities,
         "headers": [one.name for one in subscription.headers],
         "created_at": At(ms=subscription.created_ms),
     }

@@ -189,7 +189,9 @@ class Slice:
         ]
         queue.in_flight += 1
         self._transport.start(
-            Request(_Flight(queue, ready), queue.subscription.url, headers, body, self._policy.timeout_ms)
+            Request(
+                _Flight(queue, ready), queue.subscription.url, headers, body, self._policy.timeout_ms, queue.identity
+            )
         )
 
     def _bury(self, queue: HeldQueue, ready: Ready, error: str) -> None:

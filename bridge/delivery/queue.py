@@ -43,6 +43,7 @@ class HeldQueue:
         """Send as the subscription says now: it may be edited while it is held."""
         self.subscription = subscription
         self.headers = credentials.headers
+        self.identity = credentials.identity
         self.render = renderer(subscription, credentials.phone_key)
         self._keys = credentials.keys
         self._signer = Signer(())

@@ -15,9 +15,22 @@ class SigningKey(msgspec.Struct, frozen=True):
     until_ms: int = FOREVER_MS
 
 
+class Identity(msgspec.Struct, frozen=True):
+    """What a connection is made with, in PEM; b"" for what was not given.
+
+    ``certificate`` (with its chain) and ``key`` are shown to the receiver; ``authorities`` are trusted to vouch for
+    it, in place of those that are usually.
+    """
+
+    certificate: bytes
+    key: bytes
+    authorities: bytes
+
+
 class Credentials(msgspec.Struct, frozen=True, kw_only=True):
     """``keys`` sign, the current one first. ``phone_key`` hashes phones. ``headers`` are whole lines to send along."""
 
     keys: tuple[SigningKey, ...]
     phone_key: bytes = b""
     headers: tuple[str, ...] = ()
+    identity: Identity | None = None

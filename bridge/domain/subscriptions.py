@@ -10,6 +10,7 @@ from enum import StrEnum
 
 import msgspec
 
+from bridge.domain.credentials import Identity
 from bridge.domain.events import EVENT_TYPES, STATUS_CHANGED, STATUSES
 from bridge.domain.receipts import Status
 from bridge.errors import UsageError
@@ -50,6 +51,14 @@ class SealedHeader(msgspec.Struct, frozen=True):
     sealed: bytes
 
 
+class SealedIdentity(msgspec.Struct, frozen=True):
+    """What connections are made with. ``expires_ms`` is the client certificate's end (Unix ms), 0 without one."""
+
+    sealed: bytes
+    expires_ms: int
+    own_authorities: bool
+
+
 class Subscription(msgspec.Struct, frozen=True, kw_only=True):
     """A callback URL with its secrets. ``created_ms`` is Unix milliseconds; ``secrets`` are sealed, newest first.
 
@@ -73,6 +82,7 @@ class Subscription(msgspec.Struct, frozen=True, kw_only=True):
     phone_key: bytes = b""
     retired: tuple[RetiredKey, ...] = ()
     headers: tuple[SealedHeader, ...] = ()
+    identity: SealedIdentity | None = None
 
     def wants(self, status: Status) -> bool:
         """Whether it is to hear that a phone's status became ``status``."""
@@ -82,7 +92,8 @@ class Subscription(msgspec.Struct, frozen=True, kw_only=True):
 class Options(msgspec.Struct, frozen=True, kw_only=True):
     """What is asked for when a subscription is added.
 
-    ``secret`` is its own signing key, b"" for a fresh one; ``headers`` are names and values.
+    ``secret`` is its own signing key, b"" for a fresh one; ``headers`` are names and values; ``identity`` is what
+    connections are made with, and when that expires (Unix ms).
     """
 
     types: tuple[str, ...] = (STATUS_CHANGED,)
@@ -91,6 +102,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     format: BodyFormat = BodyFormat.STANDARD
     secret: bytes = b""
     headers: tuple[tuple[str, str], ...] = ()
+    identity: tuple[Identity, int] | None = None
 
 
 PLAIN = Options()

@@ -8,9 +8,9 @@ from typing import cast
 
 import msgspec
 
-from bridge.domain.credentials import Credentials, SigningKey
+from bridge.domain.credentials import Credentials, Identity, SigningKey
 from bridge.domain.signing import SECRET_BYTES
-from bridge.domain.subscriptions import Options, PhoneFormat, RetiredKey, SealedHeader, Subscription
+from bridge.domain.subscriptions import Options, PhoneFormat, RetiredKey, SealedHeader, SealedIdentity, Subscription
 from bridge.errors import NotFound, SecretsUnreadable, UsageError
 from bridge.store import keys
 from bridge.store.client import Call, Client
@@ -20,6 +20,7 @@ from bridge.store.subscriptions import SubscriptionStore
 MOST_RETIRED = 2
 """Old keys that sign beside the current one: each is another signature in every callback."""
 
+_identities = msgspec.msgpack.Decoder(Identity)
 _SECRET = "callback_secret"  # noqa: S105 - the name of a field
 
 
@@ -38,7 +39,16 @@ def sealed(subscription: Subscription, options: Options, box: SecretBox) -> Subs
             SealedHeader(name, box.seal(value.encode(), _header(subscription.id, name)))
             for name, value in options.headers
         ),
+        identity=_sealed_identity(subscription.id, options, box),
     )
+
+
+def _sealed_identity(subscription: str, options: Options, box: SecretBox) -> SealedIdentity | None:
+    if options.identity is None:
+        return None
+    identity, expires_ms = options.identity
+    packed = msgspec.msgpack.encode(identity)
+    return SealedIdentity(box.seal(packed, _identity(subscription)), expires_ms, bool(identity.authorities))
 
 
 def rotated(subscription: Subscription, key: bytes, overlap_ms: int, now_ms: int, box: SecretBox) -> Subscription:
@@ -69,7 +79,15 @@ def _resealed(subscription: Subscription, box: SecretBox) -> Subscription:
         headers=tuple(
             SealedHeader(one.name, box.rewrap(one.sealed, _header(name, one.name))) for one in subscription.headers
         ),
+        identity=subscription.identity
+        and msgspec.structs.replace(
+            subscription.identity, sealed=box.rewrap(subscription.identity.sealed, _identity(name))
+        ),
     )
+
+
+def _identity(subscription: str) -> str:
+    return f"{subscription}:identity"
 
 
 def _header(subscription: str, name: str) -> str:
@@ -95,7 +113,7 @@ class SigningKeys:
         """
         if subscription.implicit:
             return Credentials(keys=(SigningKey(self.of_account(subscription.account)),))
-        name, box = subscription.id, self._box
+        name, box, held = subscription.id, self._box, subscription.identity
         signing = [SigningKey(box.open(sealed, name)) for sealed in subscription.secrets]
         signing += [SigningKey(box.open(one.sealed, name), one.until_ms) for one in subscription.retired]
         headers = [
@@ -105,6 +123,7 @@ class SigningKeys:
             keys=tuple(signing),
             phone_key=subscription.phone_key and box.open(subscription.phone_key, _phones(name)),
             headers=tuple(headers),
+            identity=_identities.decode(box.open(held.sealed, _identity(name))) if held else None,
         )
 
     def of_account(self, account: str) -> bytes:

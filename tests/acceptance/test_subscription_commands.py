@@ -15,6 +15,7 @@ from bridge.domain.signing import encode_secret
 from bridge.domain.subscriptions import BodyFormat, PhoneFormat
 from bridge.wiring import Bridge
 from tests.commands import URL, Terminal
+from tests.hostile import Certificate
 
 
 def test_filters_and_formats_are_stored_and_shown(bridge: Bridge, terminal: Terminal) -> None:
@@ -175,3 +176,21 @@ def test_what_is_not_there_cannot_be_asked_for_anything(terminal: Terminal, comm
     ran = terminal("subscriptions", command, "sub_nothere")
     assert (ran.code, ran.out) == (1, "")
     assert "no subscription sub_nothere" in ran.err
+
+
+def test_a_client_certificate_is_taken_from_files_and_never_shown(
+    bridge: Bridge, terminal: Terminal, tmp_path: Path
+) -> None:
+    client = Certificate(tmp_path / "client.pem", "one.example")
+    files = ("--client-cert", str(client.path), "--client-key", str(client.path), "--ca-file", str(client.path))
+    (row,) = terminal("subscriptions", "add", URL, *files, "--json").rows()
+    kept = bridge.subscriptions.get(str(row["id"]))
+    held = bridge.signing_keys.of(kept).identity
+    assert held is not None
+    assert held.certificate == held.authorities == client.pem
+    ran = terminal("subscriptions", "show", kept.id, "--json")
+    assert (ran.rows()[0]["own_authorities"], ran.rows()[0]["client_certificate_until"] is None) == (True, False)
+    assert "BEGIN" not in ran.out
+    for wrong in (files[:2], files[2:4], ("--ca-file", "/nowhere"), ("--ca-file", "/dev/null")):
+        refused = terminal("subscriptions", "add", URL, *wrong)
+        assert (refused.code, refused.out) == (2, "")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import msgspec
 import pytest
 
+from bridge.domain.credentials import Identity
 from bridge.domain.subscriptions import Options, PhoneFormat, Subscription
 from bridge.errors import NotFound, SecretsUnreadable
 from bridge.store.credentials import Rewrapped, Rewrapping, SigningKeys, rotated, sealed
@@ -12,7 +13,9 @@ from bridge.store.secrets import SecretBox
 from tests.parts import Parts, subscription
 
 OLD, NEW = bytes(32), bytes(range(32))
-OPTIONS = Options(phones=PhoneFormat.HASHED, headers=(("X-Token", "s3cret"),))
+OPTIONS = Options(
+    phones=PhoneFormat.HASHED, headers=(("X-Token", "s3cret"),), identity=(Identity(b"certificate", b"key", b""), 7)
+)
 
 
 def nothing(_more: int) -> None: ...
