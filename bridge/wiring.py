@@ -15,20 +15,23 @@ from threading import Lock
 from bridge.delivery.guard import UrlPolicy, check_resolved, parse_url
 from bridge.delivery.ports import Ports
 from bridge.delivery.transport import Transport
+from bridge.domain.events import event_id, lane_id, pack, record_of_test
 from bridge.domain.policy import DeliveryPolicy, PollPolicy
 from bridge.domain.signing import SECRET_BYTES, encode_secret
 from bridge.domain.status import LONGEST_AGE_MS
-from bridge.domain.subscriptions import Subscription
-from bridge.errors import NotFound, SettingsError, StoreUnreachable
+from bridge.domain.subscriptions import PLAIN, Options, Subscription
+from bridge.errors import NotFound, SettingsError, StoreUnreachable, UsageError
 from bridge.observe.logs import get_logger, setup_logging
 from bridge.observe.sentry import setup_sentry
 from bridge.polling.poll import Poller
 from bridge.polling.track import Tracker
 from bridge.provider.client import UsmsClient
 from bridge.settings import Settings, read_environ, unknown_settings
-from bridge.store.accounts import CallbackUrls, SigningKeys
+from bridge.store.accounts import CallbackUrls
 from bridge.store.client import Client, open_store
+from bridge.store.credentials import Rewrapping, SigningKeys, rotated, sealed
 from bridge.store.index import Clock, Index, RateStore, Wakes
+from bridge.store.keys import shard_of
 from bridge.store.log import EventLog
 from bridge.store.queues import QueueStore
 from bridge.store.secrets import SecretBox, parse_keys
@@ -135,23 +138,32 @@ class Bridge:
             "BRIDGE_SECRET_KEYS: not set; make one with `openssl rand -base64 32` and give it to every process"
         )
 
-    def subscribe(self, url: str, account: str = DEFAULT_ACCOUNT) -> tuple[Subscription, str, str | None]:
+    def subscribe(
+        self, url: str, account: str = DEFAULT_ACCOUNT, options: Options = PLAIN
+    ) -> tuple[Subscription, str, str | None]:
         """Add a subscription. Returns it, its secret (``whsec_…``, shown this once), and a note on the URL's name.
 
         Raises:
             InvalidUrl: the URL is none that callbacks may go to, by itself or by an address it resolves to.
+            UsageError: it was to have a client certificate, and is not https.
         """
         policy = url_policy(self.settings)
         target = parse_url(url, policy)
+        if options.identity is not None and target.scheme != "https":
+            raise UsageError("--client-cert and --ca-file: they are for https:// URLs")
         note = check_resolved(target, policy)
         name = "sub_" + b32encode(secrets.token_bytes(10)).decode().lower()
-        key = secrets.token_bytes(SECRET_BYTES)
-        subscription = Subscription(
-            id=name,
-            account=account,
-            url=target.url,
-            created_ms=self.clock.now_ms(),
-            secrets=(self.secret_box.seal(key, name),),
+        key = options.secret or secrets.token_bytes(SECRET_BYTES)
+        subscription = sealed(
+            Subscription(
+                id=name,
+                account=account,
+                url=target.url,
+                created_ms=self.clock.now_ms(),
+                secrets=(self.secret_box.seal(key, name),),
+            ),
+            options,
+            self.secret_box,
         )
         self.subscriptions.put(subscription)
         return subscription, encode_secret(key), note
@@ -164,6 +176,45 @@ class Bridge:
         """
         self.subscriptions.remove(name)
         self.queues.remove(name)
+
+    def rotate(self, name: str, overlap_ms: int, key: bytes = b"") -> tuple[Subscription, str]:
+        """Sign a subscription's callbacks with ``key`` (b"": a fresh one), and for ``overlap_ms`` with the one before.
+
+        Returns it and the secret. Slices under way take it up within a fraction of a second.
+
+        Raises:
+            NotFound: there is none of this id.
+            UsageError: it has no secret of its own, or this one already.
+        """
+        key = key or secrets.token_bytes(SECRET_BYTES)
+        now_ms = self.clock.now_ms()
+
+        def change(one: Subscription) -> Subscription:
+            if one.implicit:
+                raise UsageError(f"{name} is signed with its account's secret, which is not rotated")
+            return rotated(one, key, overlap_ms, now_ms, self.secret_box)
+
+        return self.subscriptions.update(name, change), encode_secret(key)
+
+    def test(self, name: str) -> str:
+        """Send a ``bridge.test`` to one subscription, through its queue as any event. Returns the event's id.
+
+        Raises:
+            NotFound: there is none of this id.
+        """
+        subscription = self.subscriptions.get(name)
+        account = subscription.account
+        event = record_of_test(account, name, secrets.token_hex(8), self.clock.now_ms())
+        # Its account may never have tracked: the log that it is in must be trimmed, and seen, all the same.
+        self.tracking.note_account(account)
+        shard = shard_of(event.session_no, self.settings.shards)
+        self.queues.announce(account, name, shard, lane_id(event.session_no, event.phone), pack(event))
+        return event_id(account, event)
+
+    @property
+    def rewrapping(self) -> Rewrapping:
+        """What seals everything again with the first of BRIDGE_SECRET_KEYS."""
+        return Rewrapping(self.client, self.subscriptions, self.secret_box)
 
     @cached_property
     def signing_keys(self) -> SigningKeys:

@@ -260,8 +260,18 @@ class Certificate:
             serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
         )
         path.write_bytes(private + pem)
+        self.pem, self.key = pem, private
         self.context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         self.context.load_cert_chain(path)
+
+    def trusting(self, *clients: Certificate) -> ssl.SSLContext:
+        """A server's context that lets in nobody but these."""
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(self.path)
+        context.verify_mode = ssl.CERT_REQUIRED
+        for client in clients:
+            context.load_verify_locations(cadata=client.pem.decode())
+        return context
 
 
 def _general_name(name: str) -> x509.GeneralName:

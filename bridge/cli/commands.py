@@ -91,13 +91,19 @@ COMMANDS: dict[str, Command] = {
     "subscriptions": Command(
         module="bridge.cli.subscriptions",
         attribute="subscriptions",
-        help="Who is told of changes: add, list, show, remove.",
+        help="Who is told of changes: add, list, rotate, remove.",
         panel=CALL,
     ),
     "accounts": Command(
         module="bridge.cli.accounts",
         attribute="accounts",
         help="What belongs to an account: its callback secret.",
+        panel=CALL,
+    ),
+    "rewrap": Command(
+        module="bridge.cli.rewrap",
+        attribute="rewrap",
+        help="Encrypt stored secrets with the first of the keys.",
         panel=CALL,
     ),
     "deliveries": Command(

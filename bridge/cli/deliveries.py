@@ -12,7 +12,7 @@ import typer
 from bridge.cli.common import Json, opened, wide_table
 from bridge.cli.output import At
 from bridge.domain.deliveries import DeadLetter, Waiting
-from bridge.domain.events import event_id, unpack
+from bridge.domain.events import EVENT_TYPES, event_id, unpack
 from bridge.domain.receipts import Status
 
 if TYPE_CHECKING:
@@ -158,7 +158,7 @@ def _row(
         "event": event and event_id(subscription.account, event),
         "session_no": event and event.session_no,
         "phone": event and event.phone,
-        "status": event and Status(event.status).text,
+        "status": event and (EVENT_TYPES[event.type] if event.type else Status(event.status).text),
         "attempts": attempts,
         "due_at": None if due_ms is None else At(ms=due_ms),
         "died_at": None if died_ms is None else At(ms=died_ms),

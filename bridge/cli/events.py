@@ -14,7 +14,7 @@ import typer
 
 from bridge.cli.common import Account, Json, Limit, accounts_of, moment, opened, since_ms, wide_table
 from bridge.cli.output import At, as_text, progress, show
-from bridge.domain.events import STATUS_CHANGED, Record, event_id, render, unpack
+from bridge.domain.events import EVENT_TYPES, Record, event_id, render, unpack
 from bridge.domain.receipts import Status
 from bridge.errors import NotFound, UsageError
 
@@ -161,7 +161,7 @@ def _detail(account: str, event: Record) -> dict[str, object]:
     heard = event.result is not None
     return {
         "id": event_id(account, event),
-        "type": STATUS_CHANGED,
+        "type": EVENT_TYPES[event.type],
         "observed": At(ms=event.observed_ms),
         "previous_poll": moment(event.previous_poll_ms),
         "account": account,
@@ -179,7 +179,9 @@ def _detail(account: str, event: Record) -> dict[str, object]:
 
 
 def _change(event: Record) -> str:
-    """Such as ``unknown → delivered``, with what is special about it."""
+    """Such as ``unknown → delivered``, with what is special about it; of another event its type."""
+    if event.type:
+        return EVENT_TYPES[event.type]
     remarks = [word for word, holds in (("corrected", event.corrected), ("late", event.late)) if holds]
     change = f"{Status(event.previous).text} → {Status(event.status).text}"
     return change + (f" ({', '.join(remarks)})" if remarks else "")

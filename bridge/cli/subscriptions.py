@@ -7,12 +7,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from bridge.cli.common import Account, Json, checked_account, opened
+from bridge.cli.common import Account, Json, checked_account, moment, opened
 from bridge.cli.output import At, show, table
+from bridge.cli.secret_files import SecretFile, parse_overlap_ms, read_identity, read_secret
+from bridge.domain.events import STATUS_CHANGED
+from bridge.domain.headers import parse_headers
+from bridge.domain.subscriptions import BodyFormat, Options, PhoneFormat, Subscription, parse_statuses, parse_types
 from bridge.errors import BridgeError, UsageError
 
 if TYPE_CHECKING:
-    from bridge.domain.subscriptions import Subscription
     from bridge.wiring import Bridge
 
 subscriptions = typer.Typer(no_args_is_help=True)
@@ -31,25 +34,62 @@ _Id = Annotated[str, typer.Argument(metavar="ID", help="The subscription's id (s
 @subscriptions.command()
 def add(
     url: Annotated[str, typer.Argument(metavar="URL", help="Where callbacks go: https, and not a private address.")],
+    *,
     account: Annotated[str, typer.Option(metavar="NAME", help="Whose sessions it hears of.")] = "default",
+    types: Annotated[str, typer.Option(metavar="TYPE,…", help="Of which types of events it hears.")] = STATUS_CHANGED,
+    statuses: Annotated[
+        str | None, typer.Option(metavar="STATUS,…", help="Of which statuses of a phone it hears. Default: all.")
+    ] = None,
+    phone_format: Annotated[
+        PhoneFormat, typer.Option(help="Phones in full, as (86)*******0000, or as a keyed hash.")
+    ] = PhoneFormat.FULL,
+    body_format: Annotated[
+        BodyFormat, typer.Option("--format", help="Events of the bridge, or what the provider itself would push.")
+    ] = BodyFormat.STANDARD,
+    header: Annotated[
+        list[str] | None, typer.Option(metavar="NAME=VALUE", help="A header to send along; may be given again.")
+    ] = None,
+    secret_file: SecretFile = None,
+    client_cert: Annotated[
+        str | None, typer.Option(metavar="F", help="A certificate (PEM, with its chain) to show the receiver.")
+    ] = None,
+    client_key: Annotated[str | None, typer.Option(metavar="F", help="Its private key (PEM).")] = None,
+    ca_file: Annotated[
+        str | None, typer.Option(metavar="F", help="Authorities (PEM) to trust here, in place of the public ones.")
+    ] = None,
     json: Annotated[bool, typer.Option("--json", help="One JSON object: id, url and secret.")] = False,
 ) -> None:
     """Subscribe a URL to every change from now on. Its secret is shown this once.
 
     \b
     bridge subscriptions add https://example.com/sms
+    bridge subscriptions add https://example.com/failed --statuses undelivered,expired,failed
     """
     checked_account(account)
+    options = Options(
+        types=parse_types(types),
+        statuses=() if statuses is None else parse_statuses(statuses),
+        phones=phone_format,
+        format=body_format,
+        headers=parse_headers(header or ()),
+        secret=read_secret(secret_file),
+        identity=read_identity(client_cert, client_key, ca_file),
+    )
     with opened() as bridge:
-        subscription, secret, note = bridge.subscribe(url, account)
-    show({"id": subscription.id, "url": subscription.url, "secret": secret}, json=json)
+        subscription, secret, note = bridge.subscribe(url, account, options)
+        phone_key = bridge.signing_keys.of(subscription).phone_key.hex()
+    shown = {"id": subscription.id, "url": subscription.url, "secret": secret}
+    show(shown | ({"phone_key": phone_key} if phone_key else {}), json=json)
     if note is not None:
         print(f"note: {note}", file=sys.stderr)
     if not json:
         print(
             "\nGive the secret to the application now: it is not shown again. With it any Standard Webhooks library "
-            f"verifies callbacks.\nThen: bridge track SESSION…, and bridge subscriptions show {subscription.id}"
+            "verifies callbacks."
         )
+        if phone_key:
+            print("So with the phone key: with it the application knows a phone by its hash.")
+        print(f"Then: bridge track SESSION…, and bridge subscriptions show {subscription.id}")
 
 
 @subscriptions.command("list")
@@ -84,6 +124,47 @@ def show_(subscription: _Id, json: Json = False) -> None:
     show(_about(found) | {"waiting": waiting, "dead": dead}, json=json)
     if dead and not json:
         print(f"\nWhy: bridge deliveries list --state dead --subscription {found.id}")
+
+
+@subscriptions.command()
+def rotate(
+    subscription: _Id,
+    overlap: Annotated[
+        str, typer.Option(metavar="TIME", help="How long the old secret signs beside the new one: 0s to 7d.")
+    ] = "24h",
+    secret_file: SecretFile = None,
+    json: Json = False,
+) -> None:
+    """Give a subscription a new secret, shown this once. Within the overlap a receiver may verify with either.
+
+    Where the old one leaked, take --overlap 0s. At most two old secrets go on signing.
+
+    \b
+    bridge subscriptions rotate sub_abcdefghijklmnop
+    bridge subscriptions rotate sub_abcdefghijklmnop --overlap 0s
+    """
+    overlap_ms = parse_overlap_ms(overlap)
+    with opened() as bridge:
+        rotated, secret = bridge.rotate(subscription, overlap_ms, read_secret(secret_file))
+    until = [At(ms=one.until_ms) for one in rotated.retired]
+    show({"id": rotated.id, "secret": secret, "old_secrets_sign_until": until}, json=json)
+
+
+@subscriptions.command("test")
+def send_test(subscription: _Id, json: Json = False) -> None:
+    """Send a bridge.test event to a subscription, whatever types it asked for: queued, signed and retried as any.
+
+    \b
+    bridge subscriptions test sub_abcdefghijklmnop
+    bridge deliveries list --subscription sub_abcdefghijklmnop      empty once it was accepted
+    """
+    with opened() as bridge:
+        event = bridge.test(subscription)
+    if json:
+        show({"event": event}, json=True)
+    else:
+        print(f"queued {event}: a worker sends it within a second or two")
+        print(f"Not accepted yet, and why: bridge deliveries list --subscription {subscription}")
 
 
 @subscriptions.command()
@@ -125,6 +206,13 @@ def _about(subscription: Subscription) -> dict[str, object]:
         "account": subscription.account,
         "url": subscription.url,
         "state": subscription.state.value,
+        "types": list(subscription.types),
+        "statuses": list(subscription.statuses) or None,
+        "phone_format": subscription.phones.value,
+        "format": subscription.format.value,
+        "client_certificate_until": moment(subscription.identity.expires_ms) if subscription.identity else None,
+        "own_authorities": subscription.identity is not None and subscription.identity.own_authorities,
+        "headers": [one.name for one in subscription.headers],
         "created_at": At(ms=subscription.created_ms),
     }
 

@@ -17,6 +17,7 @@ from bridge.errors import SecretsUnreadable
 MAX_QUEUES = 64
 _DUE_AT_ONCE = 128
 _position = attrgetter("position")
+_CHECK_EVERY_MS = 100
 _ASK_AGAIN_MS = 200
 """How soon to ask again for a queue that another slice holds."""
 
@@ -32,7 +33,10 @@ class Intake:
         self._shards = shards
         self._complain = complain
         self._token = secrets.token_bytes(16)
-        self._subscriptions: Mapping[str, Subscription] = ports.registries.load().by_id()
+        self._subscriptions: Mapping[str, Subscription] = {}
+        self._version = b""
+        self._checked_ms = 0
+        self._load()
         self._not_before_ms: dict[tuple[str, int], int] = {}
         self.queues: dict[str, HeldQueue] = {}
         self.full = False
@@ -40,6 +44,7 @@ class Intake:
 
     def look(self, now_ms: int, *, accept_new: bool) -> int:
         """Claim what is due and has room; returns how many lanes became ready."""
+        self._refresh(now_ms)
         shards: dict[str, list[int]] = {}
         # Those that may not be asked for yet stand first, as the longest due: they must not hide the others.
         limit = _DUE_AT_ONCE + len(self._not_before_ms)
@@ -94,6 +99,27 @@ class Intake:
         if held:
             self._ports.queues.release(self._token, held)
 
+    def _load(self) -> None:
+        registry = self._ports.registries.load()
+        self._subscriptions, self._version = registry.by_id(), registry.versions[0]
+
+    def _refresh(self, now_ms: int) -> None:
+        """Take up what became of the subscriptions that are held: a key that leaked must not sign for long."""
+        if now_ms - self._checked_ms < _CHECK_EVERY_MS:
+            return
+        self._checked_ms = now_ms
+        if self._ports.registries.version() == self._version:
+            return
+        self._load()
+        for queue in self.queues.values():
+            subscription = self._subscriptions.get(queue.id, queue.subscription)
+            if subscription == queue.subscription:
+                continue
+            try:
+                queue.adopt(subscription, self._ports.secrets.of(subscription))
+            except SecretsUnreadable as error:
+                self._complain(queue.id, str(error))
+
     def _lose(self, name: str) -> None:
         queue = self.queues.pop(name, None)
         if queue is not None:
@@ -119,21 +145,21 @@ class Intake:
 
     def _open(self, name: str, now_ms: int) -> HeldQueue | None:
         if name not in self._subscriptions:
-            self._subscriptions = self._ports.registries.load().by_id()
+            self._load()
         subscription = self._subscriptions.get(name)
         if subscription is None:
             # Removed. Commits stopped routing to it before it left the registry, so this is all there will be.
             self._ports.queues.remove(name)
             return None
         try:
-            keys = self._ports.secrets.of(subscription)
+            credentials = self._ports.secrets.of(subscription)
         except SecretsUnreadable as error:
             # Its events wait, untried, until somebody mends BRIDGE_SECRET_KEYS.
             self._complain(name, str(error))
             for shard in range(self._shards):
                 self._not_before_ms[name, shard] = now_ms + self._policy.hold_ms
             return None
-        return HeldQueue(subscription, keys, self._policy.concurrency)
+        return HeldQueue(subscription, credentials, self._policy.concurrency)
 
     def _claim(self, wanted: Sequence[tuple[str, int, int]]) -> int:
         now_ms, replies = self._ports.queues.claim(self._token, wanted, self._policy.hold_ms)

@@ -20,6 +20,7 @@ from bridge.delivery.queue import HeldQueue, Ready
 from bridge.delivery.transport import Request, Transport
 from bridge.domain import events
 from bridge.domain.deliveries import Settlement
+from bridge.domain.formats import understood
 from bridge.domain.outcome import Answer, Outcome, Verdict, judge
 from bridge.domain.policy import DeliveryPolicy
 
@@ -174,22 +175,23 @@ class Slice:
             self._bury(queue, ready, "the event was no longer in the log")
             return
         try:
-            message_id, body = events.render(queue.subscription.account, events.unpack(ready.record))
+            message_id, body = queue.render(events.unpack(ready.record))
         except (msgspec.MsgspecError, ValueError, OverflowError, IndexError, OSError):
             # One record must not end every slice that comes upon it. The letter holds it, whatever it is.
             self._bury(queue, ready, "the event's record could not be read")
             return
-        seconds = now_ms // 1000
-        signed = queue.signer.sign(message_id, seconds, body)
         headers: list[bytes | str] = [
             *self._headers,
+            *queue.headers,
             f"webhook-id: {message_id}",
-            f"webhook-timestamp: {seconds}",
-            f"webhook-signature: {signed}",
+            f"webhook-timestamp: {now_ms // 1000}",
+            f"webhook-signature: {queue.sign(message_id, now_ms, body)}",
         ]
         queue.in_flight += 1
         self._transport.start(
-            Request(_Flight(queue, ready), queue.subscription.url, headers, body, self._policy.timeout_ms)
+            Request(
+                _Flight(queue, ready), queue.subscription.url, headers, body, self._policy.timeout_ms, queue.identity
+            )
         )
 
     def _bury(self, queue: HeldQueue, ready: Ready, error: str) -> None:
@@ -227,10 +229,11 @@ class Slice:
         if not finished:
             return
         now_ms = self._clock.now_ms()
-        for request, answer in finished:
+        for request, received in finished:
             flight = cast("_Flight", request.key)
             queue, ready = flight.queue, flight.ready
             queue.in_flight -= 1
+            answer = understood(queue.subscription.format, received)
             attempt = ready.lane.attempts + 1
             outcome = judge(answer, attempt, self._policy.retry_ms, now_ms, self._around.chance())
             if queue.lost:

@@ -7,6 +7,7 @@ from typing import Protocol
 
 import msgspec
 
+from bridge.domain.credentials import Credentials
 from bridge.domain.deliveries import Lane, Settlement
 from bridge.domain.subscriptions import Subscription
 
@@ -46,21 +47,24 @@ class Log(Protocol):
 
 
 class Registry(Protocol):
-    """Who is subscribed."""
+    """Who is subscribed, with the shards' versions that this was read at."""
 
+    @property
+    def versions(self) -> Mapping[int, bytes]: ...
     def by_id(self) -> Mapping[str, Subscription]: ...
 
 
 class Registries(Protocol):
-    """Loads the registry."""
+    """Loads the registry; ``version`` is that of shard 0, now."""
 
     def load(self) -> Registry: ...
+    def version(self) -> bytes: ...
 
 
 class Secrets(Protocol):
-    """A subscription's signing keys, the current one first. Raises ``SecretsUnreadable``."""
+    """A subscription's keys and whatever else of it is sealed. Raises ``SecretsUnreadable``."""
 
-    def of(self, subscription: Subscription) -> tuple[bytes, ...]: ...
+    def of(self, subscription: Subscription) -> Credentials: ...
 
 
 class Clock(Protocol):

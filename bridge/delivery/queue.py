@@ -6,7 +6,9 @@ from collections import deque
 
 import msgspec
 
+from bridge.domain.credentials import FOREVER_MS, Credentials
 from bridge.domain.deliveries import Lane, Settlement
+from bridge.domain.formats import renderer
 from bridge.domain.signing import Signer
 from bridge.domain.subscriptions import Subscription
 
@@ -26,9 +28,8 @@ class Ready(msgspec.Struct, frozen=True, gc=False):
 class HeldQueue:
     """A queue that this slice holds. ``lost`` once another one does."""
 
-    def __init__(self, subscription: Subscription, signing_keys: tuple[bytes, ...], concurrency: int) -> None:
-        self.subscription = subscription
-        self.signer = Signer(signing_keys)
+    def __init__(self, subscription: Subscription, credentials: Credentials, concurrency: int) -> None:
+        self.adopt(subscription, credentials)
         self.concurrency = concurrency
         self.shards: set[int] = set()
         self.ready: deque[Ready] = deque()
@@ -37,6 +38,24 @@ class HeldQueue:
         self.lost = False
         self._buffer = max(32, concurrency)
         self._took_ms = 0
+
+    def adopt(self, subscription: Subscription, credentials: Credentials) -> None:
+        """Send as the subscription says now: it may be edited while it is held."""
+        self.subscription = subscription
+        self.headers = credentials.headers
+        self.identity = credentials.identity
+        self.render = renderer(subscription, credentials.phone_key)
+        self._keys = credentials.keys
+        self._signer = Signer(())
+        self._signs_until_ms = 0
+
+    def sign(self, message_id: str, now_ms: int, body: bytes) -> str:
+        """The ``webhook-signature`` header, with the keys that sign now."""
+        if now_ms >= self._signs_until_ms:
+            self._keys = tuple(one for one in self._keys if now_ms < one.until_ms)
+            self._signer = Signer([one.key for one in self._keys])
+            self._signs_until_ms = min((one.until_ms for one in self._keys), default=FOREVER_MS)
+        return self._signer.sign(message_id, now_ms // 1000, body)
 
     @property
     def id(self) -> str:

@@ -18,7 +18,9 @@ import certifi
 import msgspec
 
 from bridge.delivery.guard import UrlPolicy, address_refusal, parse_url
+from bridge.delivery.handles import new_handle
 from bridge.delivery.libcurl import failure_of, pycurl
+from bridge.domain.credentials import Identity
 from bridge.domain.outcome import Answer, Failure
 from bridge.errors import InvalidUrl
 
@@ -27,6 +29,7 @@ READ_BODY = 4_096  # bytes of an answer after which reading stops; also libcurl'
 _LOOK_MS = 50  # the longest wait while anything is in flight, should libcurl ever leave an edge unanswered
 _LOOK_RESOLVING_MS = 5  # libcurl's resolver threads wake nothing that pycurl can wait for: look this often meanwhile
 _LARGE_BODY = 16_384  # bytes; above it a body may take several writes, and is not kept by an idle handle
+_MOST_IDENTITIES = 64  # whose connections are kept; as many as queues are held at once
 _MANY_HEADERS = 300_000  # bytes; libcurl gives up at 307,200, with the code of a broken connection
 
 # Readable, writable, hung up: each once, when it becomes so. 0 where there is no epoll, and nothing is registered.
@@ -39,6 +42,8 @@ class Request(msgspec.Struct, frozen=True):
     """One POST. ``key`` is the caller's own and comes back untouched; ``headers`` are whole lines, ``name: value``.
 
     ``timeout_ms`` is wall clock for everything from resolving the name to the last byte of the answer; at least 1.
+    ``identity`` is what its connection must have been made with: another request's connection serves it only if
+    that had the same.
     """
 
     key: object
@@ -46,6 +51,7 @@ class Request(msgspec.Struct, frozen=True):
     headers: Sequence[bytes | str]
     body: bytes
     timeout_ms: int
+    identity: Identity | None = None
 
 
 class _Notes:
@@ -110,15 +116,42 @@ class _Notes:
 class _Slot:
     """A reusable handle, its notes, and the request it carries now."""
 
-    __slots__ = ("curl", "notes", "request", "started", "timeout_ms", "url")
+    __slots__ = ("curl", "notes", "pool", "request", "started", "timeout_ms", "url")
 
-    def __init__(self, curl: pycurl.Curl, notes: _Notes) -> None:
+    def __init__(self, pool: _Pool, curl: pycurl.Curl, notes: _Notes) -> None:
+        self.pool = pool
         self.curl = curl
         self.notes = notes
         self.request: Request | None = None
         self.started = 0.0
         self.url = ""
         self.timeout_ms = 0
+
+
+class _Pool:
+    """The connections, TLS sessions and handles of one identity.
+
+    libcurl tells connections apart by their options too; that a certificate must never be shown on behalf of another
+    subscription is not left to how completely its present release does.
+    """
+
+    __slots__ = ("active", "identity", "idle", "multi")
+
+    def __init__(self, identity: Identity | None, max_connections: int) -> None:
+        self.identity = identity
+        self.active = 0
+        self.idle: list[_Slot] = []
+        self.multi = pycurl.CurlMulti()
+        self.multi.setopt(pycurl.M_MAXCONNECTS, max_connections)
+        self.multi.setopt(pycurl.M_PIPELINING, pycurl.PIPE_NOTHING)
+        # M_MAX_TOTAL_CONNECTIONS and M_MAX_HOST_CONNECTIONS stay unlimited: beyond them libcurl queues transfers on
+        # its own, with their clocks running, behind whichever host hangs.
+
+    def close(self) -> None:
+        for slot in self.idle:
+            slot.curl.close()
+        self.idle.clear()
+        self.multi.close()
 
 
 class Transport:
@@ -140,7 +173,6 @@ class Transport:
         self._max_idle = max_connections
         self._check = lru_cache(maxsize=4096)(lambda url: parse_url(url, policy).url)
         self._active: dict[pycurl.Curl, _Slot] = {}
-        self._idle: list[_Slot] = []
         self._refused: list[tuple[Request, Answer]] = []
         self._resolving: set[_Notes] = set()
         self._uploading: dict[pycurl.Curl, int] = {}  # to the size of a body that may not be sent yet
@@ -149,11 +181,8 @@ class Transport:
         # Edge-triggered: registered once a connection instead of changed twice a request. libcurl reads until a
         # socket is empty, or asks to be called at once; writing is another matter (_rearm).
         self._watch = select.epoll() if hasattr(select, "epoll") else None
-        self._multi = pycurl.CurlMulti()
-        self._multi.setopt(pycurl.M_MAXCONNECTS, max_connections)
-        self._multi.setopt(pycurl.M_PIPELINING, pycurl.PIPE_NOTHING)
-        # M_MAX_TOTAL_CONNECTIONS and M_MAX_HOST_CONNECTIONS stay unlimited: beyond them libcurl queues transfers on
-        # its own, with their clocks running, behind whichever host hangs.
+        self._plain = _Pool(None, max_connections)
+        self._pools: dict[Identity, _Pool] = {}  # of identities, the least recently used first
 
     @property
     def in_flight(self) -> int:
@@ -171,7 +200,8 @@ class Transport:
         except InvalidUrl as error:
             self._refused.append((request, Answer(0, Failure.BLOCKED, f"blocked: {error.reason}", b"", 0)))
             return
-        slot = self._idle.pop() if self._idle else self._new_slot()
+        pool = self._plain if request.identity is None else self._pool_of(request.identity)
+        slot = pool.idle.pop() if pool.idle else self._new_slot(pool)
         curl = slot.curl
         try:
             if slot.url != url:
@@ -185,12 +215,13 @@ class Transport:
             slot.notes.clear()
             slot.request = request
             slot.started = time.monotonic()
-            self._multi.add_handle(curl)
+            pool.multi.add_handle(curl)
         except (pycurl.error, TypeError, ValueError) as error:
             curl.close()
             self._refused.append((request, Answer(0, Failure.INTERNAL, f"not sent: {error}"[:200], b"", 0)))
             return
         self._active[curl] = slot
+        pool.active += 1
         if len(request.body) > _LARGE_BODY:
             self._uploading[curl] = len(request.body)
         self._fresh = True
@@ -215,7 +246,8 @@ class Transport:
         requests = [request for request, _ in self._refused]
         self._refused = []
         for curl, slot in self._active.items():
-            self._multi.remove_handle(curl)
+            slot.pool.multi.remove_handle(curl)
+            slot.pool.active -= 1
             if slot.request is not None:
                 requests.append(slot.request)
             curl.close()
@@ -227,18 +259,23 @@ class Transport:
     def close(self) -> None:
         """Abort, and let go of every handle and connection. May wait for a name that is still being resolved."""
         self.abort()
-        for slot in self._idle:
-            slot.curl.close()
-        self._idle.clear()
-        self._multi.close()
+        for pool in (self._plain, *self._pools.values()):
+            pool.close()
+        self._pools.clear()
         if self._watch is not None:
             self._watch.close()
 
     def _run(self, finished: list[tuple[Request, Answer]]) -> None:
         """Let libcurl do what can be done without waiting, and collect what is done."""
         self._fresh = False
-        self._multi.perform()
-        _, succeeded, failed = self._multi.info_read()
+        self._collect(self._plain, finished)
+        for pool in self._pools.values():
+            if pool.active:
+                self._collect(pool, finished)
+
+    def _collect(self, pool: _Pool, finished: list[tuple[Request, Answer]]) -> None:
+        pool.multi.perform()
+        _, succeeded, failed = pool.multi.info_read()
         if not succeeded and not failed:
             return
         now = time.monotonic()
@@ -246,12 +283,15 @@ class Transport:
         finished.extend(self._finish(curl, code, text, now) for curl, code, text in failed)
 
     def _wait(self, wait_ms: int) -> None:
-        due = self._multi.timeout()  # when libcurl itself wants to run next, in ms; -1 for never
-        if 0 <= due < wait_ms:
-            wait_ms = due
+        busy = [pool for pool in self._pools.values() if pool.active]
+        for pool in (self._plain, *busy):
+            due = pool.multi.timeout()  # when libcurl itself wants to run next, in ms; -1 for never
+            if 0 <= due < wait_ms:
+                wait_ms = due
         wait_ms = min(wait_ms, _LOOK_RESOLVING_MS if self._resolving else _LOOK_MS)
         if self._watch is None:
-            self._multi.select(wait_ms / 1000)
+            # One multi at a time can be waited for so: look often after those of identities.
+            self._plain.multi.select(min(wait_ms, _LOOK_RESOLVING_MS if busy else wait_ms) / 1000)
         elif wait_ms:
             if self._uploading:
                 self._rearm(self._watch)
@@ -272,7 +312,8 @@ class Transport:
 
     def _finish(self, curl: pycurl.Curl, code: int, text: str, now: float) -> tuple[Request, Answer]:
         slot = self._active.pop(curl)
-        self._multi.remove_handle(curl)
+        slot.pool.multi.remove_handle(curl)
+        slot.pool.active -= 1
         self._uploading.pop(curl, None)
         notes, request = slot.notes, slot.request
         if request is None:
@@ -286,49 +327,32 @@ class Transport:
             answer = Answer(status, failure, error, notes.body, elapsed_ms)
         self._resolving.discard(notes)  # one that failed before it opened a socket
         slot.request = None
-        if len(self._idle) >= self._max_idle:
+        if len(slot.pool.idle) >= self._max_idle:
             curl.close()
         else:
             if len(request.body) > _LARGE_BODY:
                 curl.setopt(pycurl.POSTFIELDS, b"")
-            self._idle.append(slot)
+            slot.pool.idle.append(slot)
         return request, answer
 
-    def _new_slot(self) -> _Slot:
+    def _pool_of(self, identity: Identity) -> _Pool:
+        pool = self._pools.pop(identity, None)
+        if pool is None:
+            pool = _Pool(identity, self._max_idle)
+            for old in list(self._pools.values())[: len(self._pools) + 1 - _MOST_IDENTITIES]:
+                if not old.active and old.identity is not None:
+                    self._pools.pop(old.identity).close()
+        self._pools[identity] = pool
+        return pool
+
+    def _new_slot(self, pool: _Pool) -> _Slot:
         notes = _Notes(self._policy, self._watch, self._resolving)
-        curl = pycurl.Curl()
-        for option, value in _CONSTANT_OPTIONS:
-            curl.setopt(option, value)
-        protocols = pycurl.PROTO_HTTPS | (pycurl.PROTO_HTTP if self._policy.allow_http else 0)
-        curl.setopt(pycurl.PROTOCOLS, protocols)
-        curl.setopt(pycurl.CAINFO, self._ca_file)
+        curl = new_handle(self._ca_file, pool.identity, allow_http=self._policy.allow_http)
+        curl.setopt(pycurl.BUFFERSIZE, READ_BODY)
         curl.setopt(pycurl.WRITEFUNCTION, notes.write)
         curl.setopt(pycurl.OPENSOCKETFUNCTION, notes.open_socket)
         curl.setopt(pycurl.RESOLVER_START_FUNCTION, notes.resolve_started)
-        return _Slot(curl, notes)
-
-
-# Set once on every handle. What is libcurl's default already stands here too where the promise hangs on it.
-_CONSTANT_OPTIONS: tuple[tuple[int, int | str | None], ...] = (
-    (pycurl.POST, 1),
-    (pycurl.NOSIGNAL, 1),  # no SIGALRM: workers run this in threads
-    (pycurl.HTTP_VERSION, pycurl.CURL_HTTP_VERSION_1_1),
-    (pycurl.HTTP09_ALLOWED, 0),
-    (pycurl.FOLLOWLOCATION, 0),
-    (pycurl.PATH_AS_IS, 1),  # the path that was registered, dots and all
-    (pycurl.PROXY, ""),  # none, whatever the environment says
-    (pycurl.NOPROXY, "*"),
-    (pycurl.NETRC, pycurl.NETRC_IGNORED),
-    (pycurl.USERAGENT, ""),  # pycurl's own name and version are nobody's business; the caller's header line stays
-    (pycurl.ACCEPT_ENCODING, None),  # ask for no coding and undo none
-    (pycurl.BUFFERSIZE, READ_BODY),
-    (pycurl.DNS_CACHE_TIMEOUT, 60),
-    (pycurl.MAXLIFETIME_CONN, 600),  # seconds: a busy connection would else outlive any change of DNS
-    (pycurl.SSLVERSION, pycurl.SSLVERSION_TLSv1_2),  # or later
-    (pycurl.SSL_VERIFYPEER, 1),
-    (pycurl.SSL_VERIFYHOST, 2),
-    (pycurl.CAPATH, None),  # the bundle alone, not also the directory that libcurl was built with
-)
+        return _Slot(pool, curl, notes)
 
 
 def _header_lines(headers: Sequence[bytes | str]) -> list[bytes | str]:

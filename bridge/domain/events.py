@@ -15,9 +15,11 @@ import msgspec
 from bridge.domain.receipts import Status, normalise_phone
 from bridge.domain.status import Change, SessionState
 
-SCHEMA = 1
+SCHEMA = 2
 STATUS_CHANGED = "sms.status.changed"
-EVENT_TYPES = (STATUS_CHANGED,)
+TEST = "bridge.test"
+EVENT_TYPES = (STATUS_CHANGED, TEST)
+"""Their places are what a record holds: append, never reorder."""
 STATUSES = tuple(status.text for status in Status)
 
 
@@ -26,6 +28,9 @@ class Record(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
     Times ending in ``_ms`` are Unix milliseconds, ``receipt_time`` Unix seconds; ``result`` is None where the status
     is our own deadline's. The account is the log's, not the record's.
+
+    ``type`` is a place in ``EVENT_TYPES``; records of schema 1 lack it, and are changes of status. A test has a
+    ``session_no`` that no session can have, and its data in ``metadata``.
     """
 
     schema: int
@@ -45,6 +50,7 @@ class Record(msgspec.Struct, frozen=True, array_like=True, gc=False):
     observed_ms: int
     previous_poll_ms: int
     metadata: str
+    type: int = 0
 
 
 class _ReceiptOut(msgspec.Struct, frozen=True, gc=False):
@@ -75,7 +81,7 @@ class _EventOut(msgspec.Struct, frozen=True, gc=False):
     id: str
     type: str
     timestamp: str
-    data: _DataOut
+    data: _DataOut | msgspec.Raw
 
 
 _encoder = msgspec.json.Encoder()
@@ -118,8 +124,23 @@ def pack(event: Record) -> bytes:
 
 
 def unpack(data: bytes) -> Record:
-    """The record in ``data``."""
-    return _unpacker.decode(data)
+    """The record in ``data``.
+
+    Raises:
+        msgspec.MsgspecError: it is none, or one of a newer release's.
+    """
+    event = _unpacker.decode(data)
+    if event.schema > SCHEMA:
+        raise msgspec.ValidationError(f"a record of schema {event.schema}: this release reads up to {SCHEMA}")
+    return event
+
+
+def record_of_test(account: str, subscription: str, nonce: str, now_ms: int) -> Record:
+    """The record of a test for one subscription; ``nonce`` tells it from the others."""
+    # A SessionNo holds no space: the lane, and the id, are no session's.
+    session_no = f"{TEST} {nonce}"
+    data = _encoder.encode({"account": account, "subscription": subscription}).decode()
+    return Record(SCHEMA, session_no, "", "", 0, 0, 1, False, False, None, "", "", 0, 0, now_ms, 0, data, 1)
 
 
 def event_id(account: str, event: Record) -> str:
@@ -151,9 +172,13 @@ def lane_id(session_no: str, phone: str) -> bytes:
     return hashlib.blake2b(text.encode(), digest_size=8).digest()
 
 
-def render(account: str, event: Record) -> tuple[str, bytes]:
-    """An event's id and its JSON, as a callback's body."""
+def render(account: str, event: Record, phone: str | None = None) -> tuple[str, bytes]:
+    """An event's id and its JSON, as a callback's body; ``phone`` is written in place of its own where given."""
     message_id = event_id(account, event)
+    if event.type:
+        data = msgspec.Raw(event.metadata.encode())
+        other = _EventOut(message_id, EVENT_TYPES[event.type], iso_millis(event.observed_ms), data)
+        return message_id, _encoder.encode(other)
     receipt = None
     if event.result is not None:
         time = iso_seconds(event.receipt_time) if 0 < event.receipt_time <= _LATEST_S else None
@@ -165,7 +190,7 @@ def render(account: str, event: Record) -> tuple[str, bytes]:
         _DataOut(
             account,
             event.session_no,
-            event.phone,
+            event.phone if phone is None else phone,
             event.user_id,
             STATUSES[event.status],
             STATUSES[event.previous],

@@ -26,6 +26,7 @@ class Failure(StrEnum):
     OVERSIZED = "oversized"
     PROTOCOL = "protocol"
     INTERNAL = "internal"
+    REFUSED = "refused"
 
 
 class Answer(msgspec.Struct, frozen=True, gc=False):

@@ -4,9 +4,16 @@ from __future__ import annotations
 
 import hashlib
 from base64 import b32encode
+from collections.abc import Sequence
+from difflib import get_close_matches
 from enum import StrEnum
 
 import msgspec
+
+from bridge.domain.credentials import Identity
+from bridge.domain.events import EVENT_TYPES, STATUS_CHANGED, STATUSES
+from bridge.domain.receipts import Status
+from bridge.errors import UsageError
 
 
 class SubscriptionState(StrEnum):
@@ -15,8 +22,48 @@ class SubscriptionState(StrEnum):
     ACTIVE = "active"
 
 
+class PhoneFormat(StrEnum):
+    """How a subscription's callbacks write phones."""
+
+    FULL = "full"
+    MASKED = "masked"
+    HASHED = "hashed"
+
+
+class BodyFormat(StrEnum):
+    """What the body of a callback is: an event of ours, or what the provider itself would push."""
+
+    STANDARD = "standard"
+    USMS = "usms"
+
+
+class RetiredKey(msgspec.Struct, frozen=True):
+    """A key that was rotated out, sealed: it goes on signing, after the current one, until ``until_ms`` (Unix ms)."""
+
+    sealed: bytes
+    until_ms: int
+
+
+class SealedHeader(msgspec.Struct, frozen=True):
+    """A header to send along. Its value is sealed: it often is a token."""
+
+    name: str
+    sealed: bytes
+
+
+class SealedIdentity(msgspec.Struct, frozen=True):
+    """What connections are made with. ``expires_ms`` is the client certificate's end (Unix ms), 0 without one."""
+
+    sealed: bytes
+    expires_ms: int
+    own_authorities: bool
+
+
 class Subscription(msgspec.Struct, frozen=True, kw_only=True):
     """A callback URL with its secrets. ``created_ms`` is Unix milliseconds; ``secrets`` are sealed, newest first.
+
+    ``types`` are the types of events that it hears of by itself, ``statuses`` which statuses of a phone (none: all).
+    ``phone_key`` is what ``HASHED`` phones are hashed with, sealed. ``retired`` keys are the newest first.
 
     ``implicit``: it exists because sessions name its URL, hears of those alone, and has its account's secret.
     """
@@ -28,6 +75,60 @@ class Subscription(msgspec.Struct, frozen=True, kw_only=True):
     secrets: tuple[bytes, ...]
     state: SubscriptionState = SubscriptionState.ACTIVE
     implicit: bool = False
+    types: tuple[str, ...] = (STATUS_CHANGED,)
+    statuses: tuple[str, ...] = ()
+    phones: PhoneFormat = PhoneFormat.FULL
+    format: BodyFormat = BodyFormat.STANDARD
+    phone_key: bytes = b""
+    retired: tuple[RetiredKey, ...] = ()
+    headers: tuple[SealedHeader, ...] = ()
+    identity: SealedIdentity | None = None
+
+    def wants(self, status: Status) -> bool:
+        """Whether it is to hear that a phone's status became ``status``."""
+        return STATUS_CHANGED in self.types and (not self.statuses or status.text in self.statuses)
+
+
+class Options(msgspec.Struct, frozen=True, kw_only=True):
+    """What is asked for when a subscription is added.
+
+    ``secret`` is its own signing key, b"" for a fresh one; ``headers`` are names and values; ``identity`` is what
+    connections are made with, and when that expires (Unix ms).
+    """
+
+    types: tuple[str, ...] = (STATUS_CHANGED,)
+    statuses: tuple[str, ...] = ()
+    phones: PhoneFormat = PhoneFormat.FULL
+    format: BodyFormat = BodyFormat.STANDARD
+    secret: bytes = b""
+    headers: tuple[tuple[str, str], ...] = ()
+    identity: tuple[Identity, int] | None = None
+
+
+PLAIN = Options()
+
+
+def parse_types(text: str) -> tuple[str, ...]:
+    """The event types in a list with commas between. Raises UsageError."""
+    return _parse_names(text, "--types", EVENT_TYPES)
+
+
+def parse_statuses(text: str) -> tuple[str, ...]:
+    """The statuses in a list with commas between. Raises UsageError.
+
+    ``tracked`` is not among them: it is never sent as a status of its own.
+    """
+    return _parse_names(text, "--statuses", [name for name in STATUSES if name != Status.TRACKED.text])
+
+
+def _parse_names(text: str, option: str, known: Sequence[str]) -> tuple[str, ...]:
+    given = [part.strip() for part in text.split(",")]
+    for name in given:
+        if name not in known:
+            nearest = get_close_matches(name, known, n=1, cutoff=0.5)
+            hint = f"did you mean {nearest[0]}?" if nearest else f"give some of {', '.join(known)}"
+            raise UsageError(f"{option}: there is no {name[:40]!r}; {hint}")
+    return tuple(name for name in known if name in given)
 
 
 def callback_id(account: str, url: str) -> str:

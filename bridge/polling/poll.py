@@ -7,6 +7,7 @@ of their lease; what was committed is not done twice, because the transition fin
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 import msgspec
 
@@ -27,6 +28,9 @@ _LONGEST_PAUSE_MS = 60_000
 _REFUSED_PAUSE_MS = 3_600_000
 """A session that the provider refuses by itself is asked for again after an hour."""
 _REGISTRY_KEPT_MS = 10_000
+
+_Audience = Callable[[int], Sequence[str]]
+"""Who is to hear that a phone of the session has a status."""
 
 
 class Step(msgspec.Struct, frozen=True, kw_only=True):
@@ -114,7 +118,7 @@ class Poller:
             now_ms = self._clock.now_ms()
             decided = {no: self._decide(one, receipts[no], now_ms) for no, one in pending.items() if one.state}
             writes = [
-                self._write(no, pending[no], done, registry.audience(account, done[0].callback), now_ms)
+                self._write(no, pending[no], done, partial(registry.audience, account, done[0].callback), now_ms)
                 for no, done in decided.items()
             ]
             results = self._sessions.commit(account, writes, registry.versions)
@@ -203,7 +207,7 @@ class Poller:
         session_no: str,
         stored: Stored,
         decided: tuple[SessionState, Transition],
-        audience: Sequence[str],
+        audience: _Audience,
         now_ms: int,
     ) -> Write:
         before, done = decided
@@ -219,13 +223,11 @@ class Poller:
         )
 
 
-def _entries(
-    session_no: str, before: SessionState, done: Transition, audience: Sequence[str], now_ms: int
-) -> list[Entry]:
+def _entries(session_no: str, before: SessionState, done: Transition, audience: _Audience, now_ms: int) -> list[Entry]:
     entries = []
     for change in done.changes:
         lane = events.lane_id(session_no, change.phone)
-        routes = [Route(name, lane) for name in audience]
+        routes = [Route(name, lane) for name in audience(change.status)]
         entries.append(Entry(events.pack(events.record(session_no, before, change, now_ms)), routes))
     return entries
 

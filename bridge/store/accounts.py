@@ -1,20 +1,16 @@
-"""What belongs to an account as a whole: its callback secret, and the subscriptions that its sessions' URLs imply."""
+"""The subscriptions that the URLs of an account's sessions imply."""
 
 from __future__ import annotations
 
-import secrets
 from typing import cast
 
-from bridge.domain.signing import SECRET_BYTES
 from bridge.domain.subscriptions import Subscription, callback_id
 from bridge.errors import UsageError
 from bridge.store import keys
 from bridge.store.client import Client
-from bridge.store.secrets import SecretBox
 from bridge.store.subscriptions import SubscriptionStore
 
 MOST_CALLBACK_URLS = 1_000
-_SECRET = "callback_secret"  # noqa: S105 - the name of a field
 
 
 class CallbackUrls:
@@ -61,34 +57,3 @@ class CallbackUrls:
     def forget(self, account: str, name: str) -> None:
         """Remove the subscription from the account's."""
         self._client.commands([["ZREM", keys.callbacks(account), name]])
-
-
-class SigningKeys:
-    """The keys that a subscription's callbacks are signed with: its own, or its account's."""
-
-    def __init__(self, client: Client, box: SecretBox) -> None:
-        self._client = client
-        self._box = box
-
-    def of(self, subscription: Subscription) -> tuple[bytes, ...]:
-        """The current key first.
-
-        Raises:
-            SecretsUnreadable: none of BRIDGE_SECRET_KEYS opens them.
-        """
-        if subscription.implicit:
-            return (self.of_account(subscription.account),)
-        return tuple(self._box.open(sealed, subscription.id) for sealed in subscription.secrets)
-
-    def of_account(self, account: str) -> bytes:
-        """The key of callbacks to URLs that sessions name, made when it is first asked for.
-
-        Raises:
-            SecretsUnreadable: none of BRIDGE_SECRET_KEYS opens it.
-        """
-        name, owner = keys.account(account), f"account:{account}"
-        (sealed,) = self._client.commands([["HGET", name, _SECRET]])
-        if sealed is None:
-            fresh = self._box.seal(secrets.token_bytes(SECRET_BYTES), owner)
-            _, sealed = self._client.commands([["HSETNX", name, _SECRET, fresh], ["HGET", name, _SECRET]])
-        return self._box.open(cast("bytes", sealed), owner)

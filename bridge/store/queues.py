@@ -49,6 +49,16 @@ class QueueStore:
             claimed.append(lanes if held else None)
         return now_ms, claimed
 
+    def announce(self, account: str, subscription: str, shard: int, lane: bytes, record: bytes) -> None:
+        """Record an event in ``shard`` that is no session's change, for one subscription alone, and queue it there."""
+        names = [
+            keys.index(shard),
+            keys.log(shard, account),
+            keys.queue(shard, subscription),
+            keys.lanes(shard, subscription, lane),
+        ]
+        self._client.run([Call("announce", names, [record, lane, keys.queue_member(subscription)])])
+
     def peek(self, wanted: Sequence[tuple[str, int, Sequence[bytes]]]) -> list[list[Lane]]:
         """Read claimed lanes: ``wanted`` is (subscription, shard, lanes). Lanes that are gone are left out."""
         calls = [

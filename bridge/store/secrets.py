@@ -48,6 +48,19 @@ class SecretBox:
         nonce = os.urandom(_NONCE_BYTES)
         return nonce + self._ciphers[0].encrypt(nonce, secret, owner.encode())
 
+    def rewrap(self, sealed: bytes, owner: str) -> bytes:
+        """``sealed`` under the first key: the same bytes where it is already.
+
+        Raises:
+            SecretsUnreadable: as of ``open``.
+        """
+        nonce, data = sealed[:_NONCE_BYTES], sealed[_NONCE_BYTES:]
+        try:
+            self._ciphers[0].decrypt(nonce, data, owner.encode())
+        except (InvalidTag, ValueError):
+            return self.seal(self.open(sealed, owner), owner)
+        return sealed
+
     def open(self, sealed: bytes, owner: str) -> bytes:
         """What was sealed.
 

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import cast
 
 import msgspec
 
+from bridge.domain.receipts import Status
 from bridge.domain.subscriptions import Subscription
-from bridge.errors import NotFound
+from bridge.errors import BridgeError, NotFound
 from bridge.store import keys
-from bridge.store.client import Client
+from bridge.store.client import Call, Client
 
 _packer = msgspec.msgpack.Encoder()
 _unpacker = msgspec.msgpack.Decoder(Subscription)
+_TRIES = 20
 
 
 class Registry(msgspec.Struct, frozen=True):
@@ -22,8 +24,8 @@ class Registry(msgspec.Struct, frozen=True):
 
     versions: Mapping[int, bytes]
     by_account: Mapping[str, tuple[Subscription, ...]]
-    listeners: Mapping[str, tuple[str, ...]]
-    """Ids of an account's subscriptions that hear of all its sessions."""
+    listeners: Mapping[str, tuple[tuple[str, ...], ...]]
+    """Ids of an account's subscriptions that hear of all its sessions, for each status those that want it."""
     implied: Mapping[str, frozenset[str]]
     """Ids of those that hear only of the sessions that name their URL."""
 
@@ -31,14 +33,24 @@ class Registry(msgspec.Struct, frozen=True):
         """An account's subscriptions."""
         return self.by_account.get(account, ())
 
-    def audience(self, account: str, callback: str) -> tuple[str, ...]:
-        """Who is to hear of a session: every listener, and the subscription that its own URL implies."""
-        listeners = self.listeners.get(account, ())
+    def audience(self, account: str, callback: str, status: int) -> tuple[str, ...]:
+        """Who is to hear of a phone's new status: who listens for it, and the subscription that the session's URL
+        implies."""
+        group = self.listeners.get(account)
+        listeners = group[status] if group else ()
         return (*listeners, callback) if callback and callback in self.implied.get(account, ()) else listeners
 
     def by_id(self) -> dict[str, Subscription]:
         """Every subscription by its id."""
         return {one.id: one for group in self.by_account.values() for one in group}
+
+
+def _listeners(group: Sequence[Subscription]) -> tuple[tuple[str, ...], ...]:
+    return tuple(tuple(one.id for one in group if not one.implicit and one.wants(status)) for status in Status)
+
+
+def _absent(subscription: str) -> NotFound:
+    return NotFound(f"no subscription {subscription}: see `bridge subscriptions list`")
 
 
 class SubscriptionStore:
@@ -67,9 +79,7 @@ class SubscriptionStore:
                 account: tuple(sorted(group, key=lambda one: (one.created_ms, one.id)))
                 for account, group in groups.items()
             },
-            listeners={
-                account: tuple(one.id for one in group if not one.implicit) for account, group in groups.items()
-            },
+            listeners={account: _listeners(group) for account, group in groups.items()},
             implied={account: frozenset(one.id for one in group if one.implicit) for account, group in groups.items()},
         )
 
@@ -81,13 +91,43 @@ class SubscriptionStore:
         """
         (value,) = self._client.commands([["HGET", keys.SUBSCRIPTIONS, subscription]])
         if value is None:
-            raise NotFound(f"no subscription {subscription}: see `bridge subscriptions list`")
+            raise _absent(subscription)
         return _unpacker.decode(cast("bytes", value))
+
+    def version(self) -> bytes:
+        """What is another as soon as a change of the registry is to be seen."""
+        (version,) = self._client.commands([["GET", keys.registry(0)]])
+        return cast("bytes | None", version) or b"0"
 
     def put(self, subscription: Subscription) -> None:
         """Add or replace a subscription. When this returns, every later commit knows it."""
         self._client.commands([["HSET", keys.SUBSCRIPTIONS, subscription.id, _packer.encode(subscription)]])
         self._bump(range(self._shards))
+
+    def update(
+        self, subscription: str, change: Callable[[Subscription], Subscription], *, bump: bool = True
+    ) -> Subscription:
+        """Replace a subscription by what ``change`` makes of it, whoever else writes it meanwhile; returns that.
+
+        ``change`` may be called several times. ``bump`` False tells nobody: for what decides nothing.
+
+        Raises:
+            NotFound: there is none of this id.
+        """
+        for _ in range(_TRIES):
+            (value,) = self._client.commands([["HGET", keys.SUBSCRIPTIONS, subscription]])
+            if value is None:
+                raise _absent(subscription)
+            before = _unpacker.decode(cast("bytes", value))
+            after = change(before)
+            if after == before:
+                return before
+            swap = Call("swap_field", [keys.SUBSCRIPTIONS], [subscription, cast("bytes", value), _packer.encode(after)])
+            if self._client.run([swap]) == [1]:
+                if bump:
+                    self._bump(range(self._shards))
+                return after
+        raise BridgeError(f"{subscription} kept being changed by others; try again")
 
     def remove(self, subscription: str) -> None:
         """Forget a subscription. When this returns, no later commit routes an event to it.
@@ -97,7 +137,7 @@ class SubscriptionStore:
         """
         (removed,) = self._client.commands([["HDEL", keys.SUBSCRIPTIONS, subscription]])
         if not removed:
-            raise NotFound(f"no subscription {subscription}: see `bridge subscriptions list`")
+            raise _absent(subscription)
         self._bump(range(self._shards))
 
     def _bump(self, shards: Iterable[int]) -> None:

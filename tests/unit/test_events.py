@@ -19,7 +19,7 @@ from bridge.provider.wire import parse_answer
 
 NOW = 1_795_415_468_123
 RECORD = Record(
-    schema=1,
+    schema=events.SCHEMA,
     session_no="nAQDODtO",
     phone="(86)18500000000",
     user_id="1213",
@@ -216,7 +216,7 @@ def test_whatever_the_wire_lets_through_is_recorded_and_rendered(
 
 records = st.builds(
     Record,
-    schema=st.just(1),
+    schema=st.integers(1, events.SCHEMA),
     session_no=st.text(st.characters(min_codepoint=33, max_codepoint=126), min_size=1, max_size=64),
     phone=st.text(min_size=1, max_size=64),
     user_id=st.text(max_size=64),

@@ -1,0 +1,213 @@
+"""Subscriptions' secrets as they are stored: each sealed to its owner and its use, so that none opens as another."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable
+from typing import cast
+
+import msgspec
+
+from bridge.domain.credentials import Credentials, Identity, SigningKey
+from bridge.domain.signing import SECRET_BYTES
+from bridge.domain.subscriptions import Options, PhoneFormat, RetiredKey, SealedHeader, SealedIdentity, Subscription
+from bridge.errors import NotFound, SecretsUnreadable, UsageError
+from bridge.store import keys
+from bridge.store.client import Call, Client
+from bridge.store.secrets import SecretBox
+from bridge.store.subscriptions import SubscriptionStore
+
+MOST_RETIRED = 2
+"""Old keys that sign beside the current one: each is another signature in every callback."""
+
+_identities = msgspec.msgpack.Decoder(Identity)
+_SECRET = "callback_secret"  # noqa: S105 - the name of a field
+
+
+def sealed(subscription: Subscription, options: Options, box: SecretBox) -> Subscription:
+    """The subscription with what was asked for, its secrets sealed."""
+    # Not derived from the signing secret: that one is rotated when it leaks, and this one never can be.
+    phone_key = secrets.token_bytes(SECRET_BYTES) if options.phones is PhoneFormat.HASHED else b""
+    return msgspec.structs.replace(
+        subscription,
+        types=options.types,
+        statuses=options.statuses,
+        phones=options.phones,
+        format=options.format,
+        phone_key=phone_key and box.seal(phone_key, _phones(subscription.id)),
+        headers=tuple(
+            SealedHeader(name, box.seal(value.encode(), _header(subscription.id, name)))
+            for name, value in options.headers
+        ),
+        identity=_sealed_identity(subscription.id, options, box),
+    )
+
+
+def _sealed_identity(subscription: str, options: Options, box: SecretBox) -> SealedIdentity | None:
+    if options.identity is None:
+        return None
+    identity, expires_ms = options.identity
+    packed = msgspec.msgpack.encode(identity)
+    return SealedIdentity(box.seal(packed, _identity(subscription)), expires_ms, bool(identity.authorities))
+
+
+def rotated(subscription: Subscription, key: bytes, overlap_ms: int, now_ms: int, box: SecretBox) -> Subscription:
+    """The subscription with ``key`` as its current one; the one before signs for ``overlap_ms`` more.
+
+    Raises:
+        UsageError: it is its current key already.
+    """
+    current, *_ = subscription.secrets
+    if key == box.open(current, subscription.id):
+        raise UsageError(f"{subscription.id}: this is its secret already; give another")
+    retired = [one for one in subscription.retired if one.until_ms > now_ms]
+    if overlap_ms:
+        retired.insert(0, RetiredKey(current, now_ms + overlap_ms))
+    return msgspec.structs.replace(
+        subscription, secrets=(box.seal(key, subscription.id),), retired=tuple(retired[:MOST_RETIRED])
+    )
+
+
+def _resealed(subscription: Subscription, box: SecretBox) -> Subscription:
+    """The subscription with all that is sealed in it under the first key."""
+    name = subscription.id
+    return msgspec.structs.replace(
+        subscription,
+        secrets=tuple(box.rewrap(one, name) for one in subscription.secrets),
+        retired=tuple(RetiredKey(box.rewrap(one.sealed, name), one.until_ms) for one in subscription.retired),
+        phone_key=subscription.phone_key and box.rewrap(subscription.phone_key, _phones(name)),
+        headers=tuple(
+            SealedHeader(one.name, box.rewrap(one.sealed, _header(name, one.name))) for one in subscription.headers
+        ),
+        identity=subscription.identity
+        and msgspec.structs.replace(
+            subscription.identity, sealed=box.rewrap(subscription.identity.sealed, _identity(name))
+        ),
+    )
+
+
+def _identity(subscription: str) -> str:
+    return f"{subscription}:identity"
+
+
+def _header(subscription: str, name: str) -> str:
+    return f"{subscription}:header:{name}"
+
+
+def _phones(subscription: str) -> str:
+    return f"{subscription}:phones"
+
+
+class SigningKeys:
+    """The keys that a subscription's callbacks are signed with: its own, or its account's."""
+
+    def __init__(self, client: Client, box: SecretBox) -> None:
+        self._client = client
+        self._box = box
+
+    def of(self, subscription: Subscription) -> Credentials:
+        """What its callbacks are made with.
+
+        Raises:
+            SecretsUnreadable: none of BRIDGE_SECRET_KEYS opens them.
+        """
+        if subscription.implicit:
+            return Credentials(keys=(SigningKey(self.of_account(subscription.account)),))
+        name, box, held = subscription.id, self._box, subscription.identity
+        signing = [SigningKey(box.open(sealed, name)) for sealed in subscription.secrets]
+        signing += [SigningKey(box.open(one.sealed, name), one.until_ms) for one in subscription.retired]
+        headers = [
+            f"{one.name}: {box.open(one.sealed, _header(name, one.name)).decode()}" for one in subscription.headers
+        ]
+        return Credentials(
+            keys=tuple(signing),
+            phone_key=subscription.phone_key and box.open(subscription.phone_key, _phones(name)),
+            headers=tuple(headers),
+            identity=_identities.decode(box.open(held.sealed, _identity(name))) if held else None,
+        )
+
+    def of_account(self, account: str) -> bytes:
+        """The key of callbacks to URLs that sessions name, made when it is first asked for.
+
+        Raises:
+            SecretsUnreadable: none of BRIDGE_SECRET_KEYS opens it.
+        """
+        name, owner = keys.account(account), _account(account)
+        (sealed,) = self._client.commands([["HGET", name, _SECRET]])
+        if sealed is None:
+            fresh = self._box.seal(secrets.token_bytes(SECRET_BYTES), owner)
+            _, sealed = self._client.commands([["HSETNX", name, _SECRET, fresh], ["HGET", name, _SECRET]])
+        return self._box.open(cast("bytes", sealed), owner)
+
+
+class Rewrapped(msgspec.Struct, frozen=True):
+    """How many subscriptions and accounts had a secret under another key than the first, and how many had none.
+
+    ``unreadable`` are those whose secrets no key opens: they are left as they are.
+    """
+
+    rewrapped: int = 0
+    current: int = 0
+    unreadable: tuple[str, ...] = ()
+
+
+class Rewrapping:
+    """Seals everything again with the first of BRIDGE_SECRET_KEYS, so that the others can be taken away.
+
+    Each value is swapped only where it is still the one that was read: two of these at once, or a rotation meanwhile,
+    lose nothing; what a crash leaves undone the next run does.
+    """
+
+    def __init__(self, client: Client, subscriptions: SubscriptionStore, box: SecretBox) -> None:
+        self._client = client
+        self._subscriptions = subscriptions
+        self._box = box
+
+    def run(self, advance: Callable[[int], None]) -> Rewrapped:
+        """Go through all of the store; ``advance`` hears of each object done."""
+        done: list[bool] = []
+        unreadable: list[str] = []
+        accounts = [key.decode() for key in self._client.scan(keys.account("*"))]
+        for work, name in [
+            *((self._subscription, one) for one in self._subscriptions.load().by_id()),
+            *((self._account, one.removeprefix(keys.account(""))) for one in accounts),
+        ]:
+            try:
+                done.append(work(name))
+            except SecretsUnreadable:
+                unreadable.append(name)
+            advance(1)
+        return Rewrapped(sum(done), len(done) - sum(done), tuple(unreadable))
+
+    def _subscription(self, name: str) -> bool:
+        changed = False
+
+        def change(one: Subscription) -> Subscription:
+            nonlocal changed
+            after = _resealed(one, self._box)
+            changed = after != one
+            return after
+
+        try:
+            # Nobody is told: who hears of what is the same, and what slices have opened stays right.
+            self._subscriptions.update(name, change, bump=False)
+        except NotFound:
+            return False  # removed meanwhile
+        return changed
+
+    def _account(self, name: str) -> bool:
+        key = keys.account(name)
+        while True:
+            (value,) = self._client.commands([["HGET", key, _SECRET]])
+            if value is None:
+                return False
+            before = cast("bytes", value)
+            after = self._box.rewrap(before, _account(name))
+            if after == before:
+                return False
+            if self._client.run([Call("swap_field", [key], [_SECRET, before, after])]) == [1]:
+                return True
+
+
+def _account(name: str) -> str:
+    return f"account:{name}"

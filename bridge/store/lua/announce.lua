@@ -1,0 +1,16 @@
+#!lua
+-- Record one event that no session's change is, and put it into one subscription's queue.
+--
+-- KEYS  1 index  2 log  3 queue  4 lane bucket
+-- ARGV  1 record  2 lane (8 bytes), which no other event has  3 queue's index member
+--
+-- Returns now in Unix ms.
+--
+-- A crash before or after leaves nothing or all. A caller that lost the reply and asks again makes a second event.
+local t = redis.call('TIME')
+local now = tonumber(t[1]) * 1000 + math.floor(tonumber(t[2]) / 1000)
+local ms, seq = string.match(redis.call('XADD', KEYS[2], '*', 'r', ARGV[1]), '^(%d+)-(%d+)$')
+redis.call('HSET', KEYS[4], ARGV[2], '\0' .. struct.pack('>I8I4', tonumber(ms), tonumber(seq)))
+redis.call('ZADD', KEYS[3], now, ARGV[2])
+redis.call('ZADD', KEYS[1], 'LT', now, ARGV[3])
+return now

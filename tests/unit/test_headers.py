@@ -1,0 +1,134 @@
+"""Which headers a subscriber may ask for: none that is ours, the connection's, or more than one header."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bridge.domain.headers import MOST_BYTES, MOST_HEADERS, check_headers, parse_headers
+from bridge.errors import UsageError
+
+LETTERS = "!#$%&'*+-.^_`|~0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
+FORBIDDEN = {
+    "host",
+    "connection",
+    "keep-alive",
+    "transfer-encoding",
+    "te",
+    "trailer",
+    "upgrade",
+    "user-agent",
+    "expect",
+    "accept-encoding",
+}
+
+
+@pytest.mark.parametrize(
+    "given_headers",
+    [
+        [],
+        ["Authorization=Bearer abc=="],
+        ["X-Tenant=7", "cookie=a=b; c=d", "Accept=*/*"],
+        ["x=" + "v" * 4_000],
+        ["x='quotes' \"and\" spaces"],
+    ],
+)
+def test_what_gateways_ask_for_is_taken(given_headers: list[str]) -> None:
+    expected = tuple(tuple(one.split("=", 1)) for one in given_headers)
+    assert parse_headers(given_headers) == expected
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        "Host=evil",
+        "HOST=evil",
+        "Content-Type=text/plain",
+        "content-length=0",
+        "Content_Length=0",
+        "content-anything=1",
+        "Transfer-Encoding=chunked",
+        "transfer_encoding=chunked",
+        "Connection=close",
+        "webhook-id=evt_1",
+        "Webhook-Signature=v1,x",
+        "webhook_signature=v1,x",
+        "webhook-=1",
+        "svix-signature=v1,x",
+        "User-Agent=curl",
+        "user_agent=curl",
+        "Proxy-Authorization=x",
+        "Expect=100-continue",
+        "Accept-Encoding=gzip",
+        "Upgrade=h2c",
+        "X Y=1",
+        "X:Y=1",
+        "X\r\nHost=1",
+        "X\x00=1",
+        "é=1",
+        "=1",
+        "X=",
+        "X= 1",
+        "X=1 ",
+        "X=a\r\nHost: evil",
+        "X=a\nb",
+        "X=a\x00b",
+        "X=a\tb",
+        "X=a\x7fb",
+        "X=é",
+        "X=\u2028",
+        "no separator",
+    ],
+)
+def test_what_would_be_another_header_or_another_request_is_refused(header: str) -> None:
+    with pytest.raises(UsageError, match="--header"):
+        parse_headers([header])
+
+
+def test_a_refusal_never_quotes_a_value() -> None:
+    for wrong in ("host=s3cret", "X=s3cret\r\n", "s3cret", "X Y=s3cret"):
+        with pytest.raises(UsageError) as caught:
+            parse_headers([wrong])
+        assert "s3cret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        ["X=1", "x=2"],
+        ["X-Y=1", "x_y=2"],
+        [f"x{number}=1" for number in range(MOST_HEADERS + 1)],
+        ["a=" + "v" * (MOST_BYTES // 2), "b=" + "v" * (MOST_BYTES // 2)],
+    ],
+    ids=["twice", "twice for WSGI", "too many", "too long"],
+)
+def test_headers_are_refused_together(headers: list[str]) -> None:
+    with pytest.raises(UsageError, match="--header"):
+        parse_headers(headers)
+
+
+@given(st.text(max_size=20), st.text(max_size=40))
+def test_whatever_is_taken_is_one_line_of_printable_ascii_with_a_name_of_its_own(name: str, value: str) -> None:
+    try:
+        ((taken_name, taken_value),) = check_headers([(name, value)])
+    except UsageError:
+        return
+    line = f"{taken_name}: {taken_value}"
+    assert line.isascii()
+    assert line.isprintable()
+    plain = taken_name.lower().replace("_", "-")
+    assert plain not in FORBIDDEN
+    assert not plain.startswith(("content-", "webhook-"))
+    assert line.partition(": ")[::2] == (name, value)
+
+
+@given(st.text(LETTERS, min_size=1, max_size=40), st.from_regex(r"[!-~]([ -~]{0,40}[!-~])?", fullmatch=True))
+def test_nothing_is_refused_but_what_is_named(name: str, value: str) -> None:
+    plain = name.lower().replace("_", "-")
+    try:
+        assert check_headers([(name, value)]) == ((name, value),)
+    except UsageError:
+        assert plain in FORBIDDEN | {"proxy-connection", "http2-settings", "range"} or plain.startswith(
+            ("content-", "webhook-", "proxy-", "svix-")
+        )
