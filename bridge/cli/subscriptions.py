@@ -28,6 +28,24 @@ _COLUMNS = {
     "created_at": "created",
     "waiting": "waiting",
 }
+Types = Annotated[str, typer.Option(metavar="TYPE,…", help="Of which types of events it hears.")]
+Statuses = Annotated[
+    str | None, typer.Option(metavar="STATUS,…", help="Of which statuses of a phone it hears. Default: all.")
+]
+Phones = Annotated[PhoneFormat, typer.Option(help="Phones in full, as (86)*******0000, or as a keyed hash.")]
+Body = Annotated[
+    BodyFormat, typer.Option("--format", help="Events of the bridge, or what the provider itself would push.")
+]
+Headers = Annotated[
+    list[str] | None, typer.Option(metavar="NAME=VALUE", help="A header to send along; may be given again.")
+]
+ClientCert = Annotated[
+    str | None, typer.Option(metavar="F", help="A certificate (PEM, with its chain) to show the receiver.")
+]
+ClientKey = Annotated[str | None, typer.Option(metavar="F", help="Its private key (PEM).")]
+CaFile = Annotated[
+    str | None, typer.Option(metavar="F", help="Authorities (PEM) to trust here, in place of the public ones.")
+]
 _Id = Annotated[str, typer.Argument(metavar="ID", help="The subscription's id (sub_…).")]
 
 
@@ -36,27 +54,15 @@ def add(
     url: Annotated[str, typer.Argument(metavar="URL", help="Where callbacks go: https, and not a private address.")],
     *,
     account: Annotated[str, typer.Option(metavar="NAME", help="Whose sessions it hears of.")] = "default",
-    types: Annotated[str, typer.Option(metavar="TYPE,…", help="Of which types of events it hears.")] = STATUS_CHANGED,
-    statuses: Annotated[
-        str | None, typer.Option(metavar="STATUS,…", help="Of which statuses of a phone it hears. Default: all.")
-    ] = None,
-    phone_format: Annotated[
-        PhoneFormat, typer.Option(help="Phones in full, as (86)*******0000, or as a keyed hash.")
-    ] = PhoneFormat.FULL,
-    body_format: Annotated[
-        BodyFormat, typer.Option("--format", help="Events of the bridge, or what the provider itself would push.")
-    ] = BodyFormat.STANDARD,
-    header: Annotated[
-        list[str] | None, typer.Option(metavar="NAME=VALUE", help="A header to send along; may be given again.")
-    ] = None,
+    types: Types = STATUS_CHANGED,
+    statuses: Statuses = None,
+    phone_format: Phones = PhoneFormat.FULL,
+    body_format: Body = BodyFormat.STANDARD,
+    header: Headers = None,
     secret_file: SecretFile = None,
-    client_cert: Annotated[
-        str | None, typer.Option(metavar="F", help="A certificate (PEM, with its chain) to show the receiver.")
-    ] = None,
-    client_key: Annotated[str | None, typer.Option(metavar="F", help="Its private key (PEM).")] = None,
-    ca_file: Annotated[
-        str | None, typer.Option(metavar="F", help="Authorities (PEM) to trust here, in place of the public ones.")
-    ] = None,
+    client_cert: ClientCert = None,
+    client_key: ClientKey = None,
+    ca_file: CaFile = None,
     json: Annotated[bool, typer.Option("--json", help="One JSON object: id, url and secret.")] = False,
 ) -> None:
     """Subscribe a URL to every change from now on. Its secret is shown this once.

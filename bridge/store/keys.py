@@ -7,9 +7,9 @@ cluster. ``<a>`` is an account, ``<no>`` a SessionNo, ``<sub>`` a subscription's
 key                      type   written by                              bounded by
 ======================== ====== ======================================= ================================================
 u:store                  hash   the first connection                    three fields
-u:subscriptions          hash   subscriptions add, remove               one field a subscription
+u:subscriptions          hash   subscriptions add, rotate; rewrap       one field a subscription
 u:accounts               set    bridge.track                            one member an account
-u:account:<a>            hash   bridge.deliver, accounts secret         one field
+u:account:<a>            hash   deliver, accounts secret; rewrap        one field
 u:callbacks:<a>          zset   bridge.track, bridge.trim               1,000 members
 u:rejected:<a>           stream bridge.track                            newest 10,000
 u:wake:<what>            string whoever wakes a task                    a TTL of seconds
@@ -17,15 +17,15 @@ u:beat                   string bridge.tick                             a TTL of
 u:rate:<a>               hash   bridge.poll                             a TTL of a minute
 u:pause:<a>              hash   bridge.poll                             a TTL of an hour; why calls are paused
 u:paused:<a>             string bridge.poll                             a TTL of a minute at most
-u{i}:registry            string subscriptions add, remove               one word: a random version
+u{i}:registry            string subscriptions add, rotate, remove       one word: a random version
 u{i}:index               zset   every script that moves a due time      one member a due-set
 u{i}:s:<a>:<no>          string bridge.track, bridge.poll               removed BRIDGE_KEEP_SETTLED after it settled
 u{i}:due:<a>             zset   bridge.track, bridge.poll               one member a session that is not settled
 u{i}:expiry              zset   bridge.poll, bridge.trim                one member a settled session
-u{i}:log:<a>             stream bridge.poll, bridge.trim                BRIDGE_KEEP_EVENTS
+u{i}:log:<a>             stream bridge.poll, trim; subscriptions test   BRIDGE_KEEP_EVENTS
 u{i}:hold:<sub>          string bridge.deliver                          a TTL of at most 45 s
-u{i}:q:<sub>             zset   bridge.poll, bridge.deliver             one member a waiting lane
-u{i}:l:<sub>:<bucket>    hash   bridge.poll, bridge.deliver             one field a waiting lane
+u{i}:q:<sub>             zset   poll, deliver; subscriptions test       one member a waiting lane
+u{i}:l:<sub>:<bucket>    hash   poll, deliver; subscriptions test       one field a waiting lane
 u{i}:kept:<sub>          hash   bridge.trim, bridge.deliver             what waits for longer than the log keeps
 u{i}:dead:<sub>          stream bridge.deliver, bridge.trim             BRIDGE_KEEP_DEAD
 ======================== ====== ======================================= ================================================

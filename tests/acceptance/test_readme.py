@@ -17,6 +17,7 @@ import pytest
 import requests
 
 from bridge.cli.commands import COMMANDS
+from bridge.cli.main import run
 from bridge.domain.receipts import Status
 from bridge.domain.signing import encode_secret, signature
 from bridge.settings import settings_table_markdown
@@ -39,6 +40,16 @@ def test_the_table_of_settings_is_the_one_that_the_code_has() -> None:
 def test_every_command_has_a_line() -> None:
     missing = [name for name in COMMANDS if f"bridge {name}" not in TEXT]
     assert missing == []
+
+
+def test_every_option_of_a_subscription_has_a_line(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")  # no option is folded
+    assert run(["subscriptions", "add", "--help"]) == 0
+    options = set(re.findall(r"^\W*(--[a-z-]+)", capsys.readouterr().out, re.MULTILINE)) - {"--json", "--help"}
+    assert len(options) >= 10
+    assert [option for option in sorted(options) if f"`{option} " not in TEXT and f" {option} F`" not in TEXT] == []
 
 
 def test_every_status_has_a_line() -> None:

@@ -163,12 +163,24 @@ def test_every_callback_verifies_while_the_secret_is_rotated(bridge: Bridge, log
             until(lambda: publish(log, subscription.id, sessions=1) != [] and both(arrived(server)[-1][0]))
             switched = len(server.requests) + QUICK.concurrency  # what was under way before may yet arrive
             publish(log, subscription.id, sessions=20, phones=5, each=2)
-            until(lambda: bridge.queues.lengths([subscription.id])[subscription.id] == 0)
+        drain(bridge)
     told = arrived(server)
     assert len(told) > switched + 100
     assert all(verified_by(old, headers, body) for headers, body in told)
     assert all(verified_by(new, headers, body) for headers, body in told[switched:])
     assert not verified_by(new, *told[0])
+
+
+def test_a_key_that_leaked_stops_signing_while_a_slice_goes_on(bridge: Bridge, log: Parts) -> None:
+    with serving(answering(*[ok()] * 5_000)) as server:
+        subscription, old, _ = bridge.subscribe(server.url)
+        with Running(bridge):
+            publish(log, subscription.id, sessions=5)
+            until(lambda: len(server.requests) >= 5)
+            _, new = bridge.rotate(subscription.id, 0)
+            until(lambda: publish(log, subscription.id, sessions=1) != [] and verified_by(new, *arrived(server)[-1]))
+        drain(bridge)
+    assert not verified_by(old, *arrived(server)[-1])
 
 
 def both(headers: dict[str, str]) -> bool:
