@@ -27,6 +27,7 @@ from bridge.polling.track import Tracker
 from bridge.provider.client import UsmsClient
 from bridge.settings import Settings, read_environ, unknown_settings
 from bridge.store.accounts import CallbackUrls, SigningKeys
+from bridge.store.attempts import AttemptLog
 from bridge.store.client import Client, open_store
 from bridge.store.index import Clock, Index, RateStore, Wakes
 from bridge.store.log import EventLog
@@ -102,6 +103,7 @@ class Bridge:
         self.sessions = SessionStore(self.client, shards)
         self.log = EventLog(self.client, shards)
         self.queues = QueueStore(self.client, shards)
+        self.attempts = AttemptLog(self.client)
         self.subscriptions = SubscriptionStore(self.client, shards)
         self.callback_urls = CallbackUrls(self.client, self.subscriptions)
         self.tracking = TrackingStore(self.client)
@@ -164,6 +166,7 @@ class Bridge:
         """
         self.subscriptions.remove(name)
         self.queues.remove(name)
+        self.attempts.remove(name)
 
     @cached_property
     def signing_keys(self) -> SigningKeys:
@@ -263,6 +266,7 @@ class Bridge:
             index=self.index,
             queues=self.queues,
             log=self.log,
+            attempts=self.attempts,
             registries=self.subscriptions,
             secrets=self.signing_keys,
             clock=self.clock,

@@ -21,6 +21,7 @@ from bridge.errors import AccountError, BridgeError, InvalidSession, UsageError
 from bridge.observe.logs import get_logger
 from bridge.polling.poll import Step
 from bridge.settings import load_settings
+from bridge.store.attempts import KEPT_MS
 from bridge.wiring import DEFAULT_ACCOUNT, USER_AGENT, Bridge
 
 _log = get_logger(__name__)
@@ -224,6 +225,7 @@ class Process:
             bridge.forget_unused_callbacks(account)
             if dropped:
                 _log.info("log trimmed", account=account, dropped=dropped, kept_for_queues=kept)
+        bridge.attempts.trim(registry.by_id(), now_ms - KEPT_MS)
         bridge.queues.trim_dead(list(registry.by_id()), now_ms - settings.keep_dead_ms)
 
     def _wake_poll(self, account: str) -> None:
@@ -270,4 +272,6 @@ def _report_attempt(attempted: Attempted) -> None:
 def _report_slice(report: Report) -> None:
     if report.unsettled:
         _log.warning("outcomes lost to another holder; these callbacks may repeat", count=report.unsettled)
+    if report.unnoted:
+        _log.warning("failed attempts could not be noted; deliveries went on", count=report.unnoted)
     _log.debug("slice", accepted=report.accepted, retrying=report.retrying, dead=report.dead)

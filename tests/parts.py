@@ -14,6 +14,7 @@ from bridge.domain.deliveries import Lane
 from bridge.domain.status import SessionState
 from bridge.domain.subscriptions import Subscription
 from bridge.store import keys, positions
+from bridge.store.attempts import AttemptLog
 from bridge.store.client import Client
 from bridge.store.index import Clock, Index, RateStore, Wakes
 from bridge.store.log import EventLog
@@ -62,6 +63,7 @@ class Parts:
         self.redis: redis.Redis = self.client.redis
         self.sessions = SessionStore(self.client, shards)
         self.queues = QueueStore(self.client, shards)
+        self.attempts = AttemptLog(self.client)
         self.log = EventLog(self.client, shards)
         self.subscriptions = SubscriptionStore(self.client, shards)
         self.tracking = TrackingStore(self.client)

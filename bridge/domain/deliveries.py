@@ -27,6 +27,24 @@ class Settlement(msgspec.Struct, frozen=True, gc=False):
     error: str = ""
 
 
+class FailedAttempt(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """One attempt that was not accepted, as it is kept for people.
+
+    ``at_ms`` is Unix milliseconds; ``attempt`` counts from 1; ``status`` is the HTTP status, 0 where none came;
+    ``body`` at most 1 kB of the answer, undecoded. ``phone`` is 8 bytes of a hash (``events.phone_tag``): enough to
+    find what belongs to a phone, and no more.
+    """
+
+    at_ms: int
+    event: str
+    attempt: int
+    status: int
+    elapsed_ms: int
+    error: str
+    body: bytes
+    phone: bytes
+
+
 class Waiting(msgspec.Struct, frozen=True, gc=False):
     """A lane as ``deliveries list`` shows it; ``due_ms`` is its next attempt or, while claimed, its lease's end."""
 

@@ -14,6 +14,7 @@ u:callbacks:<a>          zset   bridge.track, bridge.trim               1,000 me
 u:rejected:<a>           stream bridge.track                            newest 10,000
 u:wake:<what>            string whoever wakes a task                    a TTL of seconds
 u:beat                   string bridge.tick                             a TTL of 10 s
+u:attempts:<sub>         stream bridge.deliver                          a TTL of 30 days; newest 10,000
 u:rate:<a>               hash   bridge.poll                             a TTL of a minute
 u:pause:<a>              hash   bridge.poll                             a TTL of an hour; why calls are paused
 u:paused:<a>             string bridge.poll                             a TTL of a minute at most
@@ -56,6 +57,10 @@ def account(name: str) -> str:
 
 def callbacks(account: str) -> str:
     return f"u:callbacks:{account}"
+
+
+def attempts(subscription: str) -> str:
+    return f"u:attempts:{subscription}"
 
 
 def wake(what: str) -> str:

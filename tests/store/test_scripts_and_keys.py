@@ -12,6 +12,7 @@ from urllib.parse import unquote, urlsplit
 import pytest
 import redis
 
+from bridge.domain.deliveries import FailedAttempt
 from bridge.errors import BridgeError, IncompatibleStore, StoreUnreachable
 from bridge.store import keys
 from bridge.store.client import Call, Client, open_store, script, translated
@@ -63,6 +64,7 @@ def test_every_kind_of_key_is_in_the_catalogue(parts: Parts) -> None:
     parts.tracking.reject("default", [("{}", "empty")])
     parts.wakes.take("poll:default", 2_000)
     parts.index.note_tick(1)
+    parts.attempts.add([("sub_a", FailedAttempt(1, "evt_a", 1, 500, 1, "", b"", b""))])
     parts.rate.take("default", 5)
     parts.rate.pause("default", "down", 1_000)
     parts.write("s1", entry("s1", sequence=1), entry("s1", "18500000002"))
