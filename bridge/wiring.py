@@ -15,7 +15,7 @@ from threading import Lock
 from bridge.delivery.guard import UrlPolicy, check_resolved, parse_url
 from bridge.delivery.ports import Ports
 from bridge.delivery.transport import Transport
-from bridge.domain.policy import DeliveryPolicy, PollPolicy
+from bridge.domain.policy import DeliveryPolicy, Limits, PollPolicy
 from bridge.domain.signing import SECRET_BYTES, encode_secret
 from bridge.domain.status import LONGEST_AGE_MS
 from bridge.domain.subscriptions import Subscription
@@ -100,9 +100,10 @@ class Bridge:
         self.client = Client(store_url(settings))
         open_store(self.client, settings.shards)
         shards = settings.shards
-        self.sessions = SessionStore(self.client, shards)
+        limits = Limits(backlog=settings.max_backlog, log_bytes=settings.log_bytes)
+        self.sessions = SessionStore(self.client, shards, limits)
         self.log = EventLog(self.client, shards)
-        self.queues = QueueStore(self.client, shards)
+        self.queues = QueueStore(self.client, shards, limits)
         self.attempts = AttemptLog(self.client)
         self.subscriptions = SubscriptionStore(self.client, shards)
         self.callback_urls = CallbackUrls(self.client, self.subscriptions)

@@ -219,14 +219,31 @@ class Process:
         while bridge.sessions.expire(now_ms, _EXPIRE_AT_ONCE) and not self._stopping.is_set():
             pass
         registry = bridge.subscriptions.load()
-        for account in bridge.tracking.accounts():
-            names = [one.id for one in registry.of(account)]
+        audiences = {name: [one.id for one in registry.of(name)] for name in bridge.tracking.accounts()}
+        for account, names in audiences.items():
             dropped, kept = bridge.log.trim(account, names, now_ms - settings.keep_events_ms)
             bridge.forget_unused_callbacks(account)
             if dropped:
                 _log.info("log trimmed", account=account, dropped=dropped, kept_for_queues=kept)
+        self._limit(audiences, list(registry.by_id()))
         bridge.attempts.trim(registry.by_id(), now_ms - KEPT_MS)
         bridge.queues.trim_dead(list(registry.by_id()), now_ms - settings.keep_dead_ms)
+
+    def _limit(self, audiences: Mapping[str, Sequence[str]], names: Sequence[str]) -> None:
+        """Apply the limits that no other call does, and say what any of them did, once a minute at most."""
+        bridge = self.bridge
+        dropped = bridge.log.trim_to(audiences, bridge.settings.log_bytes)
+        if dropped:
+            _log.warning("log is over BRIDGE_LOG_BYTES; its oldest events left it early", dropped=dropped)
+        bridge.queues.limit_kept(names)
+        for name, tally in bridge.queues.announce(names).items():
+            _log.warning(
+                "too much waits for a subscription; events became dead letters, or dead letters were dropped",
+                subscription=name,
+                over_backlog=tally.over_backlog,
+                over_kept=tally.over_kept,
+                dead_letters_dropped=tally.dead_dropped,
+            )
 
     def _wake_poll(self, account: str) -> None:
         if self.bridge.wakes.take(f"poll:{account}", _WAKE_MS):

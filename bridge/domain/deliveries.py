@@ -55,6 +55,25 @@ class Waiting(msgspec.Struct, frozen=True, gc=False):
     positions: tuple[bytes, ...]
 
 
+class Tally(msgspec.Struct, frozen=True, gc=False):
+    """A subscription's counts: events that wait, dead letters there are, and what its limits did since it was made.
+
+    ``over_backlog`` became dead letters because too much waited, ``over_kept`` because too much waited that the log
+    had dropped; ``dead_dropped`` were the oldest of too many dead letters.
+    """
+
+    waiting: int = 0
+    dead: int = 0
+    over_backlog: int = 0
+    over_kept: int = 0
+    dead_dropped: int = 0
+
+    @property
+    def limited(self) -> int:
+        """How often a limit was applied."""
+        return self.over_backlog + self.over_kept + self.dead_dropped
+
+
 class DeadLetter(msgspec.Struct, frozen=True, gc=False):
     """An event given up for one subscription. ``died_ms`` is Unix milliseconds."""
 

@@ -27,8 +27,9 @@ u{i}:log:<a>             stream bridge.poll, bridge.trim                BRIDGE_K
 u{i}:hold:<sub>          string bridge.deliver                          a TTL of at most 45 s
 u{i}:q:<sub>             zset   bridge.poll, bridge.deliver             one member a waiting lane
 u{i}:l:<sub>:<bucket>    hash   bridge.poll, bridge.deliver             one field a waiting lane
-u{i}:kept:<sub>          hash   bridge.trim, bridge.deliver             what waits for longer than the log keeps
-u{i}:dead:<sub>          stream bridge.deliver, bridge.trim             BRIDGE_KEEP_DEAD
+u{i}:kept:<sub>          hash   bridge.trim, bridge.deliver             100,000 of what waits for longer than the log
+u{i}:dead:<sub>          stream bridge.deliver, poll, trim              BRIDGE_KEEP_DEAD and 100,000 of a subscription
+u{i}:count:<sub>         hash   every script that moves deliveries      six fields
 ======================== ====== ======================================= ================================================
 """
 
@@ -126,6 +127,10 @@ def kept(shard: int, subscription: str) -> str:
 
 def dead(shard: int, subscription: str) -> str:
     return f"u{{{shard}}}:dead:{subscription}"
+
+
+def counts(shard: int, subscription: str) -> str:
+    return f"u{{{shard}}}:count:{subscription}"
 
 
 def poll_member(account: str) -> str:

@@ -12,18 +12,24 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import cast
 
-from bridge.domain.deliveries import DeadLetter, Lane, Settlement, Waiting
+from bridge.domain import events
+from bridge.domain.deliveries import DeadLetter, Lane, Settlement, Tally, Waiting
 from bridge.domain.outcome import Verdict
+from bridge.domain.policy import DEFAULT_LIMITS, Limits
 from bridge.store import keys, positions
 from bridge.store.client import Argument, Call, Client
+
+_AT_ONCE = 500
+_OVER_KEPT = "too many events waited for longer than the log keeps them"
 
 
 class QueueStore:
     """The queues of all subscriptions, by shard."""
 
-    def __init__(self, client: Client, shards: int) -> None:
+    def __init__(self, client: Client, shards: int, limits: Limits = DEFAULT_LIMITS) -> None:
         self._client = client
         self._shards = shards
+        self._limits = limits.share(shards)
 
     def claim(
         self, token: bytes, wanted: Sequence[tuple[str, int, int]], hold_ms: int
@@ -71,7 +77,7 @@ class QueueStore:
         self, token: bytes, settled: Mapping[tuple[str, int], Sequence[Settlement]]
     ) -> dict[tuple[str, int], int]:
         """Write outcomes down, by (subscription, shard). Returns how many applied, -1 where the hold was lost."""
-        calls = [_settle_call(name, shard, token, group) for (name, shard), group in settled.items()]
+        calls = [_settle_call(name, shard, token, group, self._limits.dead) for (name, shard), group in settled.items()]
         return dict(zip(settled, cast("list[int]", self._client.run(calls)), strict=True))
 
     def release(self, token: bytes, held: Iterable[tuple[str, int]]) -> None:
@@ -103,6 +109,60 @@ class QueueStore:
             ),
         )
         return {name: sum(replies[i * self._shards : (i + 1) * self._shards]) for i, name in enumerate(subscriptions)}
+
+    def tallies(self, subscriptions: Sequence[str]) -> dict[str, Tally]:
+        """What waits, is dead, and was dropped by a limit, of each subscription, over all shards."""
+        commands: list[list[Argument]] = []
+        for name in subscriptions:
+            for shard in range(self._shards):
+                commands.append(["HMGET", keys.counts(shard, name), "w", "o", "k", "d"])
+                commands.append(["XLEN", keys.dead(shard, name)])
+        replies = self._client.commands(commands)
+        found: dict[str, Tally] = {}
+        for place, name in enumerate(subscriptions):
+            own = replies[2 * place * self._shards : 2 * (place + 1) * self._shards]
+            rows = [[int(value or 0) for value in cast("list[bytes | None]", reply)] for reply in own[::2]]
+            waiting, over_backlog, over_kept, dropped = (sum(column) for column in zip(*rows, strict=True))
+            found[name] = Tally(waiting, sum(cast("list[int]", own[1::2])), over_backlog, over_kept, dropped)
+        return found
+
+    def announce(self, subscriptions: Sequence[str]) -> dict[str, Tally]:
+        """The subscriptions whose limits were applied since this was last called: each is told of once."""
+        news: dict[str, Tally] = {}
+        tallies = self.tallies(subscriptions)
+        said = self._client.commands([["HGET", keys.counts(0, name), "said"] for name in tallies])
+        for (name, tally), before in zip(tallies.items(), cast("list[bytes | None]", said), strict=True):
+            if tally.limited > int(before or 0):
+                news[name] = tally
+        self._client.commands([["HSET", keys.counts(0, name), "said", tally.limited] for name, tally in news.items()])
+        return news
+
+    def limit_kept(self, subscriptions: Sequence[str]) -> int:
+        """Make dead letters of the oldest kept records, where there are too many. Returns how many."""
+        wanted = [(name, shard) for name in subscriptions for shard in range(self._shards)]
+        lengths = cast("list[int]", self._client.commands([["HLEN", keys.kept(shard, name)] for name, shard in wanted]))
+        buried = 0
+        for (name, shard), length in zip(wanted, lengths, strict=True):
+            if length > self._limits.kept:
+                (reply,) = self._client.commands([["HKEYS", keys.kept(shard, name)]])
+                oldest = sorted(cast("list[bytes]", reply))[: length - self._limits.kept]
+                for start in range(0, len(oldest), _AT_ONCE):
+                    page = oldest[start : start + _AT_ONCE]
+                    records = {place: record for (_, place), record in self.kept(name, {shard: page}).items()}
+                    buried += self.bury(name, shard, records, _OVER_KEPT)
+        return buried
+
+    def bury(self, subscription: str, shard: int, records: Mapping[bytes, bytes], error: str) -> int:
+        """Take events (position: record) out of a queue, and make dead letters of them. Returns how many were there."""
+        names = [keys.index(shard)]
+        names += [make(shard, subscription) for make in (keys.queue, keys.dead, keys.kept, keys.counts)]
+        args: list[Argument] = [keys.queue_member(subscription), error, self._limits.dead]
+        for position, record in records.items():
+            event = events.unpack(record)
+            lane = events.lane_id(event.session_no, event.phone)
+            names.append(keys.lanes(shard, subscription, lane))
+            args += (lane, position, record)
+        return cast("int", self._client.run([Call("bury_lanes", names, args)])[0])
 
     def waiting(self, subscription: str, limit: int) -> list[Waiting]:
         """Lanes by their due time, the next one first, at most ``limit`` a shard."""
@@ -156,7 +216,7 @@ class QueueStore:
             buckets = [
                 f"{keys.lanes(shard, subscription, bytes(8))[:-1]}{bucket}" for bucket in range(keys.LANE_BUCKETS)
             ]
-            whole = [make(shard, subscription) for make in (keys.queue, keys.kept, keys.dead, keys.hold)]
+            whole = [make(shard, subscription) for make in (keys.queue, keys.kept, keys.dead, keys.counts, keys.hold)]
             # At once: a lane that is committed in between would be left without its queue, and never be due.
             self._client.commands(
                 [
@@ -168,13 +228,14 @@ class QueueStore:
             )
 
 
-def _settle_call(name: str, shard: int, token: bytes, settled: Sequence[Settlement]) -> Call:
+def _settle_call(name: str, shard: int, token: bytes, settled: Sequence[Settlement], most_dead: int) -> Call:
     names = [
         keys.index(shard),
         keys.hold(shard, name),
         keys.queue(shard, name),
         keys.dead(shard, name),
         keys.kept(shard, name),
+        keys.counts(shard, name),
     ]
     args: list[Argument] = []
     others: list[Settlement] = []
@@ -185,7 +246,7 @@ def _settle_call(name: str, shard: int, token: bytes, settled: Sequence[Settleme
             args += (lane.lane, lane.position)
         else:
             others.append(one)
-    args[:0] = (keys.queue_member(name), token, len(settled) - len(others))
+    args[:0] = (keys.queue_member(name), token, most_dead, len(settled) - len(others))
     for one in others:
         names.append(keys.lanes(shard, name, one.lane.lane))
         args += (one.lane.lane, one.lane.position)
