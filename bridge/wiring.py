@@ -32,6 +32,7 @@ from bridge.store.client import Client, open_store
 from bridge.store.index import Clock, Index, RateStore, Wakes
 from bridge.store.log import EventLog
 from bridge.store.queues import QueueStore
+from bridge.store.resending import ResendStore
 from bridge.store.secrets import SecretBox, parse_keys
 from bridge.store.server import embedded_secret_keys, running_server
 from bridge.store.sessions import SessionStore
@@ -104,6 +105,7 @@ class Bridge:
         self.sessions = SessionStore(self.client, shards, limits)
         self.log = EventLog(self.client, shards)
         self.queues = QueueStore(self.client, shards, limits)
+        self.resending = ResendStore(self.client, shards, limits)
         self.attempts = AttemptLog(self.client)
         self.subscriptions = SubscriptionStore(self.client, shards)
         self.callback_urls = CallbackUrls(self.client, self.subscriptions)

@@ -20,6 +20,7 @@ from bridge.store.client import Client
 from bridge.store.index import Clock, Index, RateStore, Wakes
 from bridge.store.log import EventLog
 from bridge.store.queues import QueueStore
+from bridge.store.resending import ResendStore
 from bridge.store.sessions import SessionStore
 from bridge.store.subscriptions import SubscriptionStore
 from bridge.store.tracking import TrackingStore
@@ -59,11 +60,13 @@ class Parts:
     """Everything of ``bridge.store``, with a connection of its own."""
 
     def __init__(self, url: str, shards: int = SHARDS, limits: Limits = DEFAULT_LIMITS) -> None:
+        self.url = url
         self.shards = shards
         self.client = Client(url)
         self.redis: redis.Redis = self.client.redis
         self.sessions = SessionStore(self.client, shards, limits)
         self.queues = QueueStore(self.client, shards, limits)
+        self.resending = ResendStore(self.client, shards, limits)
         self.attempts = AttemptLog(self.client)
         self.log = EventLog(self.client, shards)
         self.subscriptions = SubscriptionStore(self.client, shards)
@@ -72,6 +75,11 @@ class Parts:
         self.wakes = Wakes(self.client)
         self.rate = RateStore(self.client)
         self.clock = Clock(self.client)
+
+    @classmethod
+    def sharing(cls, other: Parts, limits: Limits) -> Parts:
+        """Parts on the same server under other limits."""
+        return cls(other.url, limits=limits)
 
     def close(self) -> None:
         self.client.close()

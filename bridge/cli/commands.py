@@ -106,6 +106,12 @@ COMMANDS: dict[str, Command] = {
         help="What is not accepted yet, or given up.",
         panel=CALL,
     ),
+    "resend": Command(
+        module="bridge.cli.resend",
+        attribute="resend",
+        help="Send events again: by their ids, or all of a time.",
+        panel=CALL,
+    ),
     "listen": Command(
         module="bridge.cli.listen",
         attribute="listen",

@@ -75,9 +75,15 @@ class Tally(msgspec.Struct, frozen=True, gc=False):
 
 
 class DeadLetter(msgspec.Struct, frozen=True, gc=False):
-    """An event given up for one subscription. ``died_ms`` is Unix milliseconds."""
+    """An event given up for one subscription. ``died_ms`` is Unix milliseconds; ``record`` is empty where it is lost.
+
+    ``shard`` and ``position`` are the event's place in the log, ``id`` is the letter's own within its shard.
+    """
 
     record: bytes
     error: str
     attempts: int
     died_ms: int
+    shard: int
+    position: bytes
+    id: str

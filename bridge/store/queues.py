@@ -159,9 +159,10 @@ class QueueStore:
         args: list[Argument] = [keys.queue_member(subscription), error, self._limits.dead]
         for position, record in records.items():
             event = events.unpack(record)
-            lane = events.lane_id(event.session_no, event.phone)
-            names.append(keys.lanes(shard, subscription, lane))
-            args += (lane, position, record)
+            # In its phone's lane, or in one of its own where it was sent again.
+            for lane in (events.lane_id(event.session_no, event.phone), events.resend_lane(position)):
+                names.append(keys.lanes(shard, subscription, lane))
+                args += (lane, position, record)
         return cast("int", self._client.run([Call("bury_lanes", names, args)])[0])
 
     def waiting(self, subscription: str, limit: int) -> list[Waiting]:
@@ -193,7 +194,13 @@ class QueueStore:
                 for stream_id, flat in page:
                     fields = dict(zip(flat[::2], flat[1::2], strict=True))
                     yield DeadLetter(
-                        fields[b"r"], fields[b"e"].decode(), int(fields[b"a"]), int(stream_id.split(b"-")[0])
+                        fields[b"r"],
+                        fields[b"e"].decode(),
+                        int(fields[b"a"]),
+                        int(stream_id.split(b"-")[0]),
+                        shard,
+                        fields[b"p"],
+                        stream_id.decode(),
                     )
                 if len(page) < 500:
                     break

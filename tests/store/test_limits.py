@@ -19,11 +19,7 @@ HOUR_MS = 3_600_000
 @contextmanager
 def limited(parts: Parts, **limits: int) -> Iterator[Parts]:
     """The same store under other limits, given for one shard."""
-    url = parts.redis.connection_pool.connection_kwargs
-    made = Parts(
-        f"redis://:{url.get('password') or ''}@{url['host']}:{url['port']}/0",
-        limits=Limits(**{name: most * SHARDS for name, most in limits.items()}),
-    )
+    made = Parts.sharing(parts, Limits(**{name: most * SHARDS for name, most in limits.items()}))
     yield made
     made.close()
 
