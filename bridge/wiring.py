@@ -31,6 +31,7 @@ from bridge.store.attempts import AttemptLog
 from bridge.store.client import Client, open_store
 from bridge.store.index import Clock, Index, RateStore, Wakes
 from bridge.store.log import EventLog
+from bridge.store.outcomes import OutcomeStore
 from bridge.store.queues import QueueStore
 from bridge.store.resending import ResendStore
 from bridge.store.secrets import SecretBox, parse_keys
@@ -101,10 +102,16 @@ class Bridge:
         self.client = Client(store_url(settings))
         open_store(self.client, settings.shards)
         shards = settings.shards
-        limits = Limits(backlog=settings.max_backlog, log_bytes=settings.log_bytes)
+        limits = Limits(
+            backlog=settings.max_backlog,
+            log_bytes=settings.log_bytes,
+            # Two hours more: they are put together by the hour of the answer.
+            outcomes_ms=settings.keep_events_ms + 2 * 3_600_000,
+        )
         self.sessions = SessionStore(self.client, shards, limits)
         self.log = EventLog(self.client, shards)
         self.queues = QueueStore(self.client, shards, limits)
+        self.outcomes = OutcomeStore(self.client, self.queues)
         self.resending = ResendStore(self.client, shards, limits)
         self.attempts = AttemptLog(self.client)
         self.subscriptions = SubscriptionStore(self.client, shards)

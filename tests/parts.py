@@ -19,6 +19,7 @@ from bridge.store.attempts import AttemptLog
 from bridge.store.client import Client
 from bridge.store.index import Clock, Index, RateStore, Wakes
 from bridge.store.log import EventLog
+from bridge.store.outcomes import OutcomeStore
 from bridge.store.queues import QueueStore
 from bridge.store.resending import ResendStore
 from bridge.store.sessions import SessionStore
@@ -66,6 +67,7 @@ class Parts:
         self.redis: redis.Redis = self.client.redis
         self.sessions = SessionStore(self.client, shards, limits)
         self.queues = QueueStore(self.client, shards, limits)
+        self.outcomes = OutcomeStore(self.client, self.queues)
         self.resending = ResendStore(self.client, shards, limits)
         self.attempts = AttemptLog(self.client)
         self.log = EventLog(self.client, shards)

@@ -247,7 +247,7 @@ class Slice:
                 self._report.unsettled += 1
             if outcome.verdict is Verdict.ACCEPTED:
                 self._report.accepted += 1
-                queue.settled.append(Settlement(ready.lane, Verdict.ACCEPTED))
+                queue.settled.append(Settlement(ready.lane, Verdict.ACCEPTED, status=answer.status))
                 continue
             if outcome.verdict is Verdict.RETRY:
                 self._report.retrying += 1

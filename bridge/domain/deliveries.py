@@ -17,7 +17,10 @@ class Lane(msgspec.Struct, frozen=True, gc=False):
 
 
 class Settlement(msgspec.Struct, frozen=True, gc=False):
-    """What became of a lane's first event. ``verdict`` None hands it back untried, due at ``due_ms``."""
+    """What became of a lane's first event. ``verdict`` None hands it back untried, due at ``due_ms``.
+
+    ``status`` is the HTTP status (2xx) of what was accepted.
+    """
 
     lane: Lane
     verdict: Verdict | None
@@ -25,6 +28,7 @@ class Settlement(msgspec.Struct, frozen=True, gc=False):
     due_ms: int = 0
     record: bytes = b""
     error: str = ""
+    status: int = 200
 
 
 class FailedAttempt(msgspec.Struct, frozen=True, array_like=True, gc=False):

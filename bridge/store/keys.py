@@ -29,6 +29,7 @@ u{i}:q:<sub>             zset   bridge.poll, bridge.deliver             one memb
 u{i}:l:<sub>:<bucket>    hash   bridge.poll, bridge.deliver             one field a waiting lane
 u{i}:kept:<sub>          hash   bridge.trim, bridge.deliver             100,000 of what waits for longer than the log
 u{i}:dead:<sub>          stream bridge.deliver, poll, trim              BRIDGE_KEEP_DEAD and 100,000 of a subscription
+u{i}:told:<sub>:<hour>   string bridge.deliver                          a TTL of BRIDGE_KEEP_EVENTS and two hours
 u{i}:count:<sub>         hash   every script that moves deliveries      six fields
 ======================== ====== ======================================= ================================================
 """
@@ -127,6 +128,11 @@ def kept(shard: int, subscription: str) -> str:
 
 def dead(shard: int, subscription: str) -> str:
     return f"u{{{shard}}}:dead:{subscription}"
+
+
+def told(shard: int, subscription: str, hour: int) -> str:
+    """What was accepted in an hour (Unix hours)."""
+    return f"u{{{shard}}}:told:{subscription}:{hour}"
 
 
 def counts(shard: int, subscription: str) -> str:

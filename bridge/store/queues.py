@@ -20,6 +20,7 @@ from bridge.store import keys, positions
 from bridge.store.client import Argument, Call, Client
 
 _AT_ONCE = 500
+_HOUR_MS = 3_600_000
 _OVER_KEPT = "too many events waited for longer than the log keeps them"
 
 
@@ -30,6 +31,7 @@ class QueueStore:
         self._client = client
         self._shards = shards
         self._limits = limits.share(shards)
+        self._hour = 0
 
     def claim(
         self, token: bytes, wanted: Sequence[tuple[str, int, int]], hold_ms: int
@@ -53,6 +55,8 @@ class QueueStore:
             at_ms, held, *lanes = cast("tuple[int, int, *tuple[bytes, ...]]", tuple(cast("list[object]", reply)))
             now_ms = max(now_ms, at_ms)
             claimed.append(lanes if held else None)
+        # Which outcomes are put together: no promise hangs on a few seconds more or less.
+        self._hour = now_ms // _HOUR_MS
         return now_ms, claimed
 
     def peek(self, wanted: Sequence[tuple[str, int, Sequence[bytes]]]) -> list[list[Lane]]:
@@ -77,7 +81,7 @@ class QueueStore:
         self, token: bytes, settled: Mapping[tuple[str, int], Sequence[Settlement]]
     ) -> dict[tuple[str, int], int]:
         """Write outcomes down, by (subscription, shard). Returns how many applied, -1 where the hold was lost."""
-        calls = [_settle_call(name, shard, token, group, self._limits.dead) for (name, shard), group in settled.items()]
+        calls = [self._settle_call(name, shard, token, group) for (name, shard), group in settled.items()]
         return dict(zip(settled, cast("list[int]", self._client.run(calls)), strict=True))
 
     def release(self, token: bytes, held: Iterable[tuple[str, int]]) -> None:
@@ -234,33 +238,36 @@ class QueueStore:
                 ]
             )
 
-
-def _settle_call(name: str, shard: int, token: bytes, settled: Sequence[Settlement], most_dead: int) -> Call:
-    names = [
-        keys.index(shard),
-        keys.hold(shard, name),
-        keys.queue(shard, name),
-        keys.dead(shard, name),
-        keys.kept(shard, name),
-        keys.counts(shard, name),
-    ]
-    args: list[Argument] = []
-    others: list[Settlement] = []
-    for one in settled:
-        if one.verdict is Verdict.ACCEPTED:
-            lane = one.lane
-            names.append(keys.lanes(shard, name, lane.lane))
-            args += (lane.lane, lane.position)
-        else:
-            others.append(one)
-    args[:0] = (keys.queue_member(name), token, most_dead, len(settled) - len(others))
-    for one in others:
-        names.append(keys.lanes(shard, name, one.lane.lane))
-        args += (one.lane.lane, one.lane.position)
-        if one.verdict is None:
-            args += ("back", "", one.due_ms, "")
-        elif one.verdict is Verdict.RETRY:
-            args += ("retrying", one.attempts, one.due_ms, "")
-        else:
-            args += ("dead", one.attempts, one.record, one.error)
-    return Call("settle_lanes", names, args)
+    def _settle_call(self, name: str, shard: int, token: bytes, settled: Sequence[Settlement]) -> Call:
+        names = [
+            keys.index(shard),
+            keys.hold(shard, name),
+            keys.queue(shard, name),
+            keys.dead(shard, name),
+            keys.kept(shard, name),
+            keys.counts(shard, name),
+            keys.told(shard, name, self._hour),
+        ]
+        args: list[Argument] = []
+        others: list[Settlement] = []
+        codes = bytearray()
+        for one in settled:
+            if one.verdict is Verdict.ACCEPTED:
+                lane = one.lane
+                names.append(keys.lanes(shard, name, lane.lane))
+                args += (lane.lane, lane.position)
+                codes.append(one.status - 200)
+            else:
+                others.append(one)
+        limits = self._limits
+        args[:0] = (keys.queue_member(name), token, limits.dead, limits.outcomes_ms, bytes(codes), len(codes))
+        for one in others:
+            names.append(keys.lanes(shard, name, one.lane.lane))
+            args += (one.lane.lane, one.lane.position)
+            if one.verdict is None:
+                args += ("back", "", one.due_ms, "")
+            elif one.verdict is Verdict.RETRY:
+                args += ("retrying", one.attempts, one.due_ms, "")
+            else:
+                args += ("dead", one.attempts, one.record, one.error)
+        return Call("settle_lanes", names, args)

@@ -6,11 +6,13 @@ import json
 import signal
 import subprocess
 import sys
+import time
 
 import pytest
 
 from bridge.domain.deliveries import FailedAttempt
 from bridge.domain.events import render, unpack
+from bridge.domain.outcome import Verdict
 from bridge.wiring import Bridge
 from tests.commands import (
     ONE,
@@ -23,6 +25,7 @@ from tests.commands import (
     cells,
     deliveries_in_every_state,
     heard,
+    settle,
     track,
 )
 from tests.servers import environ_for
@@ -74,6 +77,29 @@ def test_events_show_finds_an_event_by_its_id(bridge: Bridge, terminal: Terminal
     assert (ran.code, ran.out) == (1, "")
     assert "no event" in ran.err
     assert terminal("events", "show", "sub_x").code == 2
+
+
+def test_events_show_says_who_was_told(bridge: Bridge, terminal: Terminal) -> None:
+    name = deliveries_in_every_state(bridge)
+    settle(bridge, bridge.subscriptions.get(name), {ONE: (Verdict.ACCEPTED, True)})
+    late = bridge.subscribe(URL)[0].id
+    rows = [json.loads(line) for line in terminal("events", "list", "--json").out.splitlines()]
+    ids = {(row["data"]["phone"], row["data"]["status"]): row["id"] for row in rows}
+
+    def told(phone: str, status: str = "unknown") -> dict[str, object]:
+        here, there = terminal("events", "show", ids[phone, status], "--deliveries", "--json").rows()
+        assert (here["subscription"], there["subscription"], there["state"]) == (name, late, "subscribed later")
+        return here
+
+    accepted = told(ONE)
+    assert (accepted["state"], accepted["attempts"], accepted["http"]) == ("accepted", 1, 200)
+    assert str(accepted["at"])[:4] == time.strftime("%Y", time.gmtime())
+    assert (told(ONE, "delivered")["state"], told(ONE, "delivered")["behind"]) == ("pending", 0)
+    assert (told(TWO)["state"], told(TWO)["attempts"]) == ("retrying", 3)
+    assert (told(THREE)["state"], told(THREE)["error"]) == ("dead", "HTTP 500")
+    shown = terminal("events", "show", ids[ONE, "unknown"]).out
+    assert "phone" in shown
+    assert f"{name}  accepted" in shown
 
 
 def test_events_tail_follows_until_ctrl_c(bridge: Bridge, server: str) -> None:

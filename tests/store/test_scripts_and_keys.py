@@ -12,7 +12,8 @@ from urllib.parse import unquote, urlsplit
 import pytest
 import redis
 
-from bridge.domain.deliveries import FailedAttempt
+from bridge.domain.deliveries import FailedAttempt, Settlement
+from bridge.domain.outcome import Verdict
 from bridge.errors import BridgeError, IncompatibleStore, StoreUnreachable
 from bridge.store import keys
 from bridge.store.client import Call, Client, open_store, script, translated
@@ -70,6 +71,9 @@ def test_every_kind_of_key_is_in_the_catalogue(parts: Parts) -> None:
     parts.write("s1", entry("s1", sequence=1), entry("s1", "18500000002"))
     parts.write("s2", expires_ms=9)
     (first, second) = parts.take(b"t" * 16, "s1")
+    parts.write("s3", entry("s3"))
+    (third,) = parts.take(b"t" * 16, "s3")
+    parts.queues.settle(b"t" * 16, {("sub_a", third.shard): [Settlement(third, Verdict.ACCEPTED)]})
     parts.redis.hset(keys.kept(first.shard, "sub_a"), second.position.hex(), "r")
     parts.redis.xadd(keys.dead(first.shard, "sub_a"), {"r": b"", "e": "", "a": "1", "p": ""})
 
