@@ -6,7 +6,7 @@ import logging
 import random
 import secrets
 from base64 import b32encode
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import cached_property
 from importlib.metadata import version
@@ -29,6 +29,7 @@ from bridge.settings import Settings, read_environ, unknown_settings
 from bridge.store.accounts import CallbackUrls, SigningKeys
 from bridge.store.attempts import AttemptLog
 from bridge.store.client import Client, open_store
+from bridge.store.erasure import Erased, ErasedPlaces, Eraser, Tombstones
 from bridge.store.index import Clock, Index, RateStore, Wakes
 from bridge.store.log import EventLog
 from bridge.store.outcomes import OutcomeStore
@@ -111,6 +112,7 @@ class Bridge:
         self.sessions = SessionStore(self.client, shards, limits)
         self.log = EventLog(self.client, shards)
         self.queues = QueueStore(self.client, shards, limits)
+        self.erased_places = ErasedPlaces(self.client, shards)
         self.outcomes = OutcomeStore(self.client, self.queues)
         self.resending = ResendStore(self.client, shards, limits)
         self.attempts = AttemptLog(self.client)
@@ -267,7 +269,34 @@ class Bridge:
             provider=self.provider,
             policy=self.poll_policy,
             chance=self._chance,
+            tombstone=self._tombstone,
         )
+
+    def _tombstone(self, phone: str) -> bytes:
+        # Not tombstones.of itself: polling needs no secret key before a phone was erased.
+        return self.tombstones.of(phone)
+
+    @cached_property
+    def tombstones(self) -> Tombstones:
+        """What stands for erased phones."""
+        return Tombstones(self.client, self.secret_box)
+
+    def erase(self, phone: str, accounts: Sequence[str], tell: Callable[[int], None], *, dry: bool) -> Erased:
+        """Remove all that is kept of a phone, and keep it from coming back. ``tell`` hears how many were looked at.
+
+        Raises:
+            SecretsUnreadable: none of BRIDGE_SECRET_KEYS opens the tombstones' key.
+        """
+        keep_ms = self.settings.keep_settled_ms
+        eraser = Eraser(self.client, self.settings.shards, keep_settled_ms=keep_ms, tell=tell, dry=dry)
+        return eraser.erase(phone, accounts, self.tombstones, self.clock.now_ms())
+
+    def forget_erasures(self, accounts: Sequence[str], now_ms: int) -> None:
+        """Forget tombstones once no session sent before them can be polled, and places once nothing refers to them."""
+        settings = self.settings
+        polled_ms = LONGEST_AGE_MS + settings.give_up_after_ms + settings.keep_settled_ms
+        self.erased_places.trim_tombstones(now_ms - polled_ms)
+        self.erased_places.trim(accounts, now_ms - settings.keep_dead_ms)
 
     @cached_property
     def delivery_ports(self) -> Ports:

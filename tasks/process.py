@@ -225,6 +225,7 @@ class Process:
             bridge.forget_unused_callbacks(account)
             if dropped:
                 _log.info("log trimmed", account=account, dropped=dropped, kept_for_queues=kept)
+        bridge.forget_erasures(list(audiences), now_ms)
         self._limit(audiences, list(registry.by_id()))
         bridge.attempts.trim(registry.by_id(), now_ms - KEPT_MS)
         bridge.queues.trim_dead(list(registry.by_id()), now_ms - settings.keep_dead_ms)

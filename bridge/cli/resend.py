@@ -47,13 +47,14 @@ class _Wish(msgspec.Struct, frozen=True):
 
 
 class _Done(msgspec.Struct):
-    """``lost``: neither the log nor the dead letter has the event any more."""
+    """``lost``: neither the log nor the dead letter has the event any more; ``erased``: nor was it to be kept."""
 
     found: int = 0
     queued: int = 0
     waiting: int = 0
     no_room: int = 0
     lost: int = 0
+    erased: int = 0
 
 
 def resend(
@@ -134,10 +135,13 @@ def _found(bridge: Bridge, target: Subscription, wish: _Wish, done: _Done) -> It
         if not any(letter.record for letter in group):
             missing.setdefault(shard, []).append(position)
     logged = bridge.log.fetch(target.account, missing)
+    gone = [(shard, place) for shard, group in missing.items() for place in group if (shard, place) not in logged]
+    erased = bridge.erased_places.among(target.account, gone)
     for place, group in letters.items():
         record = next((letter.record for letter in group if letter.record), None) or logged.get(place)
         if record is None:
-            done.lost += 1
+            done.erased += place in erased
+            done.lost += place not in erased
         else:
             yield Again(*place, record, tuple(letter.id for letter in group))
     if wish.state is State.DEAD:

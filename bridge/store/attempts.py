@@ -52,6 +52,13 @@ class AttemptLog:
         )
         return sum(cast("list[int]", replies))
 
+    def erase(self, subscription: str, phone: bytes, *, dry: bool) -> int:
+        """Drop the attempts of a phone (its tag). Returns how many; ``dry``, how many there are."""
+        found = [stream_id for stream_id, one in self._walk(subscription) if one.phone == phone]
+        if found and not dry:
+            self._client.commands([["XDEL", keys.attempts(subscription), *found]])
+        return len(found)
+
     def remove(self, subscription: str) -> None:
         """Forget a subscription's attempts."""
         self._client.commands([["UNLINK", keys.attempts(subscription)]])

@@ -14,6 +14,8 @@ u:callbacks:<a>          zset   bridge.track, bridge.trim               1,000 me
 u:rejected:<a>           stream bridge.track                            newest 10,000
 u:wake:<what>            string whoever wakes a task                    a TTL of seconds
 u:beat                   string bridge.tick                             a TTL of 10 s
+u:erasure                hash   bridge erase                            one field
+u:erased                 hash   bridge erase, bridge.trim               one field an erased phone, for about 3 weeks
 u:attempts:<sub>         stream bridge.deliver                          a TTL of 30 days; newest 10,000
 u:rate:<a>               hash   bridge.poll                             a TTL of a minute
 u:pause:<a>              hash   bridge.poll                             a TTL of an hour; why calls are paused
@@ -29,6 +31,7 @@ u{i}:q:<sub>             zset   bridge.poll, bridge.deliver             one memb
 u{i}:l:<sub>:<bucket>    hash   bridge.poll, bridge.deliver             one field a waiting lane
 u{i}:kept:<sub>          hash   bridge.trim, bridge.deliver             100,000 of what waits for longer than the log
 u{i}:dead:<sub>          stream bridge.deliver, poll, trim              BRIDGE_KEEP_DEAD and 100,000 of a subscription
+u{i}:erased:<a>          zset   bridge erase, bridge.trim               BRIDGE_KEEP_DEAD
 u{i}:told:<sub>:<hour>   string bridge.deliver                          a TTL of BRIDGE_KEEP_EVENTS and two hours
 u{i}:count:<sub>         hash   every script that moves deliveries      six fields
 ======================== ====== ======================================= ================================================
@@ -41,6 +44,8 @@ from zlib import crc32
 STORE = "u:store"
 SUBSCRIPTIONS = "u:subscriptions"
 ACCOUNTS = "u:accounts"
+ERASURE = "u:erasure"
+TOMBSTONES = "u:erased"
 BEAT = "u:beat"
 
 LANE_BUCKETS = 1024
@@ -128,6 +133,10 @@ def kept(shard: int, subscription: str) -> str:
 
 def dead(shard: int, subscription: str) -> str:
     return f"u{{{shard}}}:dead:{subscription}"
+
+
+def erased(shard: int, account: str) -> str:
+    return f"u{{{shard}}}:erased:{account}"
 
 
 def told(shard: int, subscription: str, hour: int) -> str:

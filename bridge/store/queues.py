@@ -156,6 +156,16 @@ class QueueStore:
                     buried += self.bury(name, shard, records, _OVER_KEPT)
         return buried
 
+    def take_out(self, subscription: str, shard: int, records: Mapping[bytes, bytes], *, dry: bool) -> int:
+        """Take events (position: record) out of a queue without a trace. Returns how many were there; ``dry``, are."""
+        return self.bury(subscription, shard, records, "?" if dry else "")
+
+    def all_kept(self, subscription: str, shard: int) -> dict[bytes, bytes]:
+        """All that is kept aside for a queue in one shard: record by position."""
+        (flat,) = self._client.commands([["HGETALL", keys.kept(shard, subscription)]])
+        values = cast("list[bytes]", flat)
+        return dict(zip(values[::2], values[1::2], strict=True))
+
     def bury(self, subscription: str, shard: int, records: Mapping[bytes, bytes], error: str) -> int:
         """Take events (position: record) out of a queue, and make dead letters of them. Returns how many were there."""
         names = [keys.index(shard)]

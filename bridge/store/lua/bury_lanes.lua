@@ -2,7 +2,7 @@
 -- Take events out of a queue wherever they stand in their lanes, and make dead letters of them.
 --
 -- KEYS  1 index  2 queue  3 dead letters  4 kept records  5 counts  6… the bucket of each event's lane, in order
--- ARGV  1 queue's index member  2 the dead letters' error; "" to leave none, where the events are erased
+-- ARGV  1 queue's index member  2 the dead letters' error; "" to leave none, where events are erased; "?" only to count
 --       3 most dead letters, then of each event
 --           lane, position (12 bytes), record
 --
@@ -39,6 +39,9 @@ for i = 6, #KEYS do
   end
 end
 
+if ARGV[2] == '?' then
+  return #found
+end
 for i = 6, #KEYS do
   call('HDEL', KEYS[4], ARGV[5 + 3 * (i - 6)])
 end
