@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Network, ip_network
@@ -62,6 +63,30 @@ def fraction(least: str, most: str, unit: str) -> Form:
             raise ValueError(f"{value:g} is outside what is accepted; give {form}")
 
     return Form(form, lambda text: _converted(float, text, form), check)
+
+
+def size(least: str, most: str) -> Form:
+    """An amount of bytes within bounds; units count in thousands."""
+    form = f"a size from {least} to {most}"
+
+    def check(value: object) -> None:
+        if isinstance(value, int) and not _bytes(least) <= value <= _bytes(most):
+            raise ValueError(f"{value} bytes is {_beyond(value < _bytes(least))}; give {form}")
+
+    def read(text: str) -> int:
+        try:
+            return _bytes(text)
+        except ValueError:
+            raise ValueError(f"{_shown(text)} is not a size; give a whole number and a unit: 500MB or 2GB") from None
+
+    return Form(form, read, check)
+
+
+def _bytes(text: str) -> int:
+    match = re.fullmatch(r"([0-9]{1,9})(KB|MB|GB|TB)", text)
+    if match is None:
+        raise ValueError(text)
+    return int(match[1]) * {"KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}[match[2]]
 
 
 def duration(least: str, most: str) -> Form:

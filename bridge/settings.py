@@ -35,6 +35,7 @@ from bridge.setting_forms import (
     schedule,
     secret_text,
     secret_url,
+    size,
     text,
     whole,
     yes_no,
@@ -105,6 +106,12 @@ class Settings(BaseSettings):
     )
     keep_events_ms: Annotated[int, duration("1m", "90d")] = _setting(
         "96h", "How long events stay in the log: longer than every retry of a callback takes (about 76h)."
+    )
+    log_bytes: Annotated[int, size("1MB", "100TB")] = _setting(
+        "2GB", "How much memory all events' records may take: of more, the oldest leave the log before their time."
+    )
+    max_backlog: Annotated[int, whole(1_000, 100_000_000)] = _setting(
+        "1000000", "Events that may wait for one subscription: of more, the newest become dead letters at once."
     )
     keep_dead_ms: Annotated[int, duration("1m", "365d")] = _setting("30d", "How long a dead letter can be seen.")
     callback_retry_ms: Annotated[tuple[int, ...], schedule("10ms", "7d")] = _setting(

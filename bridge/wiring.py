@@ -6,7 +6,7 @@ import logging
 import random
 import secrets
 from base64 import b32encode
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import cached_property
 from importlib.metadata import version
@@ -16,7 +16,7 @@ from bridge.delivery.guard import UrlPolicy, check_resolved, parse_url
 from bridge.delivery.ports import Ports
 from bridge.delivery.transport import Transport
 from bridge.domain.events import event_id, lane_id, pack, record_of_test
-from bridge.domain.policy import DeliveryPolicy, PollPolicy
+from bridge.domain.policy import DeliveryPolicy, Limits, PollPolicy
 from bridge.domain.signing import SECRET_BYTES, encode_secret
 from bridge.domain.status import LONGEST_AGE_MS
 from bridge.domain.subscriptions import PLAIN, Options, Subscription
@@ -28,12 +28,16 @@ from bridge.polling.track import Tracker
 from bridge.provider.client import UsmsClient
 from bridge.settings import Settings, read_environ, unknown_settings
 from bridge.store.accounts import CallbackUrls
+from bridge.store.attempts import AttemptLog
 from bridge.store.client import Client, open_store
 from bridge.store.credentials import Rewrapping, SigningKeys, rotated, sealed
+from bridge.store.erasure import Erased, ErasedPlaces, Eraser, Tombstones
 from bridge.store.index import Clock, Index, RateStore, Wakes
 from bridge.store.keys import shard_of
 from bridge.store.log import EventLog
+from bridge.store.outcomes import OutcomeStore
 from bridge.store.queues import QueueStore
+from bridge.store.resending import ResendStore
 from bridge.store.secrets import SecretBox, parse_keys
 from bridge.store.server import embedded_secret_keys, running_server
 from bridge.store.sessions import SessionStore
@@ -102,9 +106,19 @@ class Bridge:
         self.client = Client(store_url(settings))
         open_store(self.client, settings.shards)
         shards = settings.shards
-        self.sessions = SessionStore(self.client, shards)
+        limits = Limits(
+            backlog=settings.max_backlog,
+            log_bytes=settings.log_bytes,
+            # Two hours more: they are put together by the hour of the answer.
+            outcomes_ms=settings.keep_events_ms + 2 * 3_600_000,
+        )
+        self.sessions = SessionStore(self.client, shards, limits)
         self.log = EventLog(self.client, shards)
-        self.queues = QueueStore(self.client, shards)
+        self.queues = QueueStore(self.client, shards, limits)
+        self.erased_places = ErasedPlaces(self.client, shards)
+        self.outcomes = OutcomeStore(self.client, self.queues)
+        self.resending = ResendStore(self.client, shards, limits)
+        self.attempts = AttemptLog(self.client)
         self.subscriptions = SubscriptionStore(self.client, shards)
         self.callback_urls = CallbackUrls(self.client, self.subscriptions)
         self.tracking = TrackingStore(self.client)
@@ -176,6 +190,7 @@ class Bridge:
         """
         self.subscriptions.remove(name)
         self.queues.remove(name)
+        self.attempts.remove(name)
 
     def rotate(self, name: str, overlap_ms: int, key: bytes = b"") -> tuple[Subscription, str]:
         """Sign a subscription's callbacks with ``key`` (b"": a fresh one), and for ``overlap_ms`` with the one before.
@@ -305,7 +320,34 @@ class Bridge:
             provider=self.provider,
             policy=self.poll_policy,
             chance=self._chance,
+            tombstone=self._tombstone,
         )
+
+    def _tombstone(self, phone: str) -> bytes:
+        # Not tombstones.of itself: polling needs no secret key before a phone was erased.
+        return self.tombstones.of(phone)
+
+    @cached_property
+    def tombstones(self) -> Tombstones:
+        """What stands for erased phones."""
+        return Tombstones(self.client, self.secret_box)
+
+    def erase(self, phone: str, accounts: Sequence[str], tell: Callable[[int], None], *, dry: bool) -> Erased:
+        """Remove all that is kept of a phone, and keep it from coming back. ``tell`` hears how many were looked at.
+
+        Raises:
+            SecretsUnreadable: none of BRIDGE_SECRET_KEYS opens the tombstones' key.
+        """
+        keep_ms = self.settings.keep_settled_ms
+        eraser = Eraser(self.client, self.settings.shards, keep_settled_ms=keep_ms, tell=tell, dry=dry)
+        return eraser.erase(phone, accounts, self.tombstones, self.clock.now_ms())
+
+    def forget_erasures(self, accounts: Sequence[str], now_ms: int) -> None:
+        """Forget tombstones once no session sent before them can be polled, and places once nothing refers to them."""
+        settings = self.settings
+        polled_ms = LONGEST_AGE_MS + settings.give_up_after_ms + settings.keep_settled_ms
+        self.erased_places.trim_tombstones(now_ms - polled_ms)
+        self.erased_places.trim(accounts, now_ms - settings.keep_dead_ms)
 
     @cached_property
     def delivery_ports(self) -> Ports:
@@ -314,6 +356,7 @@ class Bridge:
             index=self.index,
             queues=self.queues,
             log=self.log,
+            attempts=self.attempts,
             registries=self.subscriptions,
             secrets=self.signing_keys,
             clock=self.clock,

@@ -21,6 +21,7 @@ from bridge.errors import AccountError, BridgeError, InvalidSession, UsageError
 from bridge.observe.logs import get_logger
 from bridge.polling.poll import Step
 from bridge.settings import load_settings
+from bridge.store.attempts import KEPT_MS
 from bridge.wiring import DEFAULT_ACCOUNT, USER_AGENT, Bridge
 
 _log = get_logger(__name__)
@@ -218,13 +219,32 @@ class Process:
         while bridge.sessions.expire(now_ms, _EXPIRE_AT_ONCE) and not self._stopping.is_set():
             pass
         registry = bridge.subscriptions.load()
-        for account in bridge.tracking.accounts():
-            names = [one.id for one in registry.of(account)]
+        audiences = {name: [one.id for one in registry.of(name)] for name in bridge.tracking.accounts()}
+        for account, names in audiences.items():
             dropped, kept = bridge.log.trim(account, names, now_ms - settings.keep_events_ms)
             bridge.forget_unused_callbacks(account)
             if dropped:
                 _log.info("log trimmed", account=account, dropped=dropped, kept_for_queues=kept)
+        bridge.forget_erasures(list(audiences), now_ms)
+        self._limit(audiences, list(registry.by_id()))
+        bridge.attempts.trim(registry.by_id(), now_ms - KEPT_MS)
         bridge.queues.trim_dead(list(registry.by_id()), now_ms - settings.keep_dead_ms)
+
+    def _limit(self, audiences: Mapping[str, Sequence[str]], names: Sequence[str]) -> None:
+        """Apply the limits that no other call does, and say what any of them did, once a minute at most."""
+        bridge = self.bridge
+        dropped = bridge.log.trim_to(audiences, bridge.settings.log_bytes)
+        if dropped:
+            _log.warning("log is over BRIDGE_LOG_BYTES; its oldest events left it early", dropped=dropped)
+        bridge.queues.limit_kept(names)
+        for name, tally in bridge.queues.newly_limited(names).items():
+            _log.warning(
+                "too much waits for a subscription; events became dead letters, or dead letters were dropped",
+                subscription=name,
+                over_backlog=tally.over_backlog,
+                over_kept=tally.over_kept,
+                dead_letters_dropped=tally.dead_dropped,
+            )
 
     def _wake_poll(self, account: str) -> None:
         if self.bridge.wakes.take(f"poll:{account}", _WAKE_MS):
@@ -270,4 +290,6 @@ def _report_attempt(attempted: Attempted) -> None:
 def _report_slice(report: Report) -> None:
     if report.unsettled:
         _log.warning("outcomes lost to another holder; these callbacks may repeat", count=report.unsettled)
+    if report.unnoted:
+        _log.warning("failed attempts could not be noted; deliveries went on", count=report.unnoted)
     _log.debug("slice", accepted=report.accepted, retrying=report.retrying, dead=report.dead)

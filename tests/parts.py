@@ -11,13 +11,17 @@ import redis
 from bridge.domain import events
 from bridge.domain.commits import CommitResult, Due, Entry, Route, Write
 from bridge.domain.deliveries import Lane
+from bridge.domain.policy import DEFAULT_LIMITS, Limits
 from bridge.domain.status import SessionState
 from bridge.domain.subscriptions import Subscription
 from bridge.store import keys, positions
+from bridge.store.attempts import AttemptLog
 from bridge.store.client import Client
 from bridge.store.index import Clock, Index, RateStore, Wakes
 from bridge.store.log import EventLog
+from bridge.store.outcomes import OutcomeStore
 from bridge.store.queues import QueueStore
+from bridge.store.resending import ResendStore
 from bridge.store.sessions import SessionStore
 from bridge.store.subscriptions import SubscriptionStore
 from bridge.store.tracking import TrackingStore
@@ -56,12 +60,16 @@ def subscription(name: str = SUB, *, account: str = "default", created_ms: int =
 class Parts:
     """Everything of ``bridge.store``, with a connection of its own."""
 
-    def __init__(self, url: str, shards: int = SHARDS) -> None:
+    def __init__(self, url: str, shards: int = SHARDS, limits: Limits = DEFAULT_LIMITS) -> None:
+        self.url = url
         self.shards = shards
         self.client = Client(url)
         self.redis: redis.Redis = self.client.redis
-        self.sessions = SessionStore(self.client, shards)
-        self.queues = QueueStore(self.client, shards)
+        self.sessions = SessionStore(self.client, shards, limits)
+        self.queues = QueueStore(self.client, shards, limits)
+        self.outcomes = OutcomeStore(self.client, self.queues)
+        self.resending = ResendStore(self.client, shards, limits)
+        self.attempts = AttemptLog(self.client)
         self.log = EventLog(self.client, shards)
         self.subscriptions = SubscriptionStore(self.client, shards)
         self.tracking = TrackingStore(self.client)
@@ -69,6 +77,11 @@ class Parts:
         self.wakes = Wakes(self.client)
         self.rate = RateStore(self.client)
         self.clock = Clock(self.client)
+
+    @classmethod
+    def sharing(cls, other: Parts, limits: Limits) -> Parts:
+        """Parts on the same server under other limits."""
+        return cls(other.url, limits=limits)
 
     def close(self) -> None:
         self.client.close()
@@ -139,7 +152,10 @@ class Parts:
         buckets = cast("list[bytes]", self.redis.keys(f"u{{{shard}}}:l:*"))
         for name in names | {key.decode().split(":")[2] for key in buckets}:
             queued = set(cast("list[bytes]", self.redis.zrange(keys.queue(shard, name), 0, -1)))
-            assert queued == set(self.lanes(shard, name))
+            lanes = self.lanes(shard, name)
+            assert queued == set(lanes)
+            counted = int(cast("bytes", self.redis.hget(keys.counts(shard, name), "w") or b"0"))
+            assert counted == sum(len(places) for _, places in lanes.values())
 
     def lanes(self, shard: int, name: str) -> dict[bytes, tuple[int, list[bytes]]]:
         """What waits in each lane of a subscription: attempts, and positions."""

@@ -112,6 +112,18 @@ COMMANDS: dict[str, Command] = {
         help="What is not accepted yet, or given up.",
         panel=CALL,
     ),
+    "resend": Command(
+        module="bridge.cli.resend",
+        attribute="resend",
+        help="Send events again: by their ids, or all of a time.",
+        panel=CALL,
+    ),
+    "erase": Command(
+        module="bridge.cli.erase",
+        attribute="erase",
+        help="Remove a phone from all that is kept.",
+        panel=RUN,
+    ),
     "listen": Command(
         module="bridge.cli.listen",
         attribute="listen",

@@ -5,13 +5,14 @@ from __future__ import annotations
 import heapq
 from collections.abc import Iterator
 from enum import StrEnum
+from itertools import islice
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from bridge.cli.common import Json, opened, wide_table
-from bridge.cli.output import At
-from bridge.domain.deliveries import DeadLetter, Waiting
+from bridge.cli.common import Json, Limit, opened, wide_table
+from bridge.cli.output import At, printable
+from bridge.domain.deliveries import DeadLetter, FailedAttempt, Waiting
 from bridge.domain.events import EVENT_TYPES, event_id, unpack
 from bridge.domain.receipts import Status
 
@@ -35,17 +36,23 @@ _COLUMNS = {
 }
 
 
+_ATTEMPT = {
+    "at": "at",
+    "event": "event",
+    "attempt": "attempt",
+    "http": "HTTP",
+    "ms": "ms",
+    "error": "error",
+    "answer": "answer",
+}
+
+
 class State(StrEnum):
     """Where a delivery stands: pending → retrying → dead."""
 
     PENDING = "pending"
     RETRYING = "retrying"
     DEAD = "dead"
-
-
-@deliveries.callback()
-def _group() -> None:
-    """With a single command Typer would otherwise drop its name."""
 
 
 @deliveries.command("list")
@@ -75,6 +82,40 @@ def list_(
     wide_table(rows, _COLUMNS, json=json)
     if not rows and not json:
         print("no deliveries" if state is None else f"no deliveries are {state.value}")
+
+
+@deliveries.command()
+def attempts(
+    subscription: Annotated[str, typer.Option(metavar="ID", help="Of this subscription.")],
+    event: Annotated[str | None, typer.Option(metavar="EVT", help="Of this event alone.")] = None,
+    limit: Limit = 50,
+    json: Json = False,
+) -> None:
+    """List failed attempts with what was answered, the newest first: of the last 30 days, and the newest 10,000.
+
+    \b
+    bridge deliveries attempts --subscription sub_abcdefghijklmnop
+    """
+    with opened() as bridge:
+        found = bridge.subscriptions.get(subscription)
+        failed = (one for one in bridge.attempts.newest(found.id) if event in (None, one.event))
+        rows = [_attempt(one) for one in islice(failed, limit)]
+    wide_table(rows, _ATTEMPT, json=json)
+    if not rows and not json:
+        print("no failed attempts")
+
+
+def _attempt(one: FailedAttempt) -> dict[str, object]:
+    return {
+        "at": At(ms=one.at_ms),
+        "event": one.event,
+        "attempt": one.attempt,
+        "http": one.status or None,
+        "ms": one.elapsed_ms,
+        "error": one.error,
+        # Anything may be in it: in JSON too, which a terminal may show, nothing of it may steer one.
+        "answer": printable(one.body.decode(errors="backslashreplace")) or None,
+    }
 
 
 def _subscriptions(bridge: Bridge, subscription: str | None) -> list[Subscription]:

@@ -308,8 +308,17 @@ def _subscriptions(bridge: Bridge) -> Iterator[Finding]:
         yield warn("subscriptions", "none: changes are recorded, and nobody is told", "`bridge subscriptions add URL`")
         return
     waiting = sum(bridge.queues.lengths(names).values())
-    dead = sum(1 for name in names for _ in bridge.queues.dead_letters(name))
+    tallies = bridge.queues.tallies(names)
+    dead = sum(tally.dead for tally in tallies.values())
     said = f"{_many(len(names), 'subscription')}, {_many(waiting, 'phone')} waiting, {_many(dead, 'dead letter')}"
+    limited = {name: tally for name, tally in tallies.items() if tally.limited}
+    for name, tally in limited.items():
+        yield warn(
+            "subscriptions",
+            f"{name}: too much waited: {_many(tally.over_backlog + tally.over_kept, 'event')} became dead letters, "
+            f"and {_many(tally.dead_dropped, 'dead letter')} were dropped",
+            "mend the receiver, or raise BRIDGE_MAX_BACKLOG",
+        )
     if dead:
         yield warn("subscriptions", said, "`bridge deliveries list --state dead` shows why")
     else:

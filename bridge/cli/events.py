@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from bridge.cli.common import Account, Json, Limit, accounts_of, moment, opened, since_ms, wide_table
-from bridge.cli.output import At, as_text, progress, show
+from bridge.cli.fates import FATE_COLUMNS, fates
+from bridge.cli.output import At, as_text, progress, show, table
 from bridge.domain.events import EVENT_TYPES, Record, event_id, render, unpack
 from bridge.domain.receipts import Status
 from bridge.errors import NotFound, UsageError
@@ -73,28 +74,39 @@ def list_(
 def show_(
     event: Annotated[str, typer.Argument(metavar="EVT", help="The event's id (evt_…).")],
     account: Account = None,
+    deliveries: Annotated[
+        bool, typer.Option("--deliveries", help="Who was told: what became of it at each subscription, a line each.")
+    ] = False,
     json: Json = False,
 ) -> None:
-    """Show one event; with --json as subscribers get it.
+    """Show one event, and what became of it at each subscription; with --json as subscribers get it.
 
     Ids are not indexed: this searches the log from the newest event on, which takes seconds a million.
 
     \b
     bridge events show evt_abcdefghijklmnopqrstuvwxyz
+    bridge events show evt_abcdefghijklmnopqrstuvwxyz --deliveries --json
     """
     if not _is_event_id(event):
         raise UsageError(f"{event!r} is no event's id: those are evt_ and 26 characters, as `bridge events list` shows")
     with opened() as bridge, progress("searching the log") as advance:
-        for name, found in _newest_first(bridge, account, 0):
+        for name, logged in _logged(bridge, account, 0):
             advance(1)
+            found = unpack(logged.record)
             if event_id(name, found) == event:
                 break
         else:
             raise NotFound(f"no event {event} in the log: it never was, or is older than BRIDGE_KEEP_EVENTS")
-    if json:
+        rows = [] if json and not deliveries else list(fates(bridge, name, logged))
+    if json and not deliveries:
         print(render(name, found)[1].decode())
-    else:
+        return
+    if not deliveries:
         show(_detail(name, found), json=False)
+        print()
+    table(rows, FATE_COLUMNS, json=json)
+    if not rows and not json:
+        print("nobody is subscribed")
 
 
 @events.command()
@@ -128,9 +140,13 @@ def _follow(bridge: Bridge, account: str, ends: dict[int, bytes]) -> list[tuple[
 
 
 def _newest_first(bridge: Bridge, account: str | None, from_ms: int) -> Iterator[tuple[str, Record]]:
-    walks = (_walk(bridge, name, from_ms) for name in accounts_of(bridge, account))
-    for name, logged in heapq.merge(*walks, key=lambda found: found[1].position, reverse=True):
+    for name, logged in _logged(bridge, account, from_ms):
         yield name, unpack(logged.record)
+
+
+def _logged(bridge: Bridge, account: str | None, from_ms: int) -> Iterator[tuple[str, Logged]]:
+    walks = (_walk(bridge, name, from_ms) for name in accounts_of(bridge, account))
+    return heapq.merge(*walks, key=lambda found: found[1].position, reverse=True)
 
 
 def _walk(bridge: Bridge, account: str, from_ms: int) -> Iterator[tuple[str, Logged]]:

@@ -126,10 +126,24 @@ def show_(subscription: _Id, json: Json = False) -> None:
     """
     with opened() as bridge:
         found = bridge.subscriptions.get(subscription)
-        waiting, dead = _counts(bridge, found.id)
-    show(_about(found) | {"waiting": waiting, "dead": dead}, json=json)
-    if dead and not json:
+        waiting, _ = _counts(bridge, found.id)
+        tally = bridge.queues.tallies([found.id])[found.id]
+    counts = {
+        "waiting": waiting,
+        "waiting_events": tally.waiting,
+        "dead": tally.dead,
+        "over_backlog": tally.over_backlog,
+        "over_kept": tally.over_kept,
+        "dead_dropped": tally.dead_dropped,
+    }
+    show(_about(found) | counts, json=json)
+    if json:
+        return
+    if tally.dead:
         print(f"\nWhy: bridge deliveries list --state dead --subscription {found.id}")
+    if tally.limited:
+        print("\nToo much was waiting: events over BRIDGE_MAX_BACKLOG, or that the log no longer holds, became dead")
+        print("letters; of more than 100,000 dead letters the oldest were dropped.")
 
 
 @subscriptions.command()
@@ -224,4 +238,4 @@ def _about(subscription: Subscription) -> dict[str, object]:
 
 
 def _counts(bridge: Bridge, subscription: str) -> tuple[int, int]:
-    return bridge.queues.lengths([subscription])[subscription], sum(1 for _ in bridge.queues.dead_letters(subscription))
+    return bridge.queues.lengths([subscription])[subscription], bridge.queues.tallies([subscription])[subscription].dead

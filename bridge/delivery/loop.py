@@ -19,10 +19,11 @@ from bridge.delivery.ports import Ports
 from bridge.delivery.queue import HeldQueue, Ready
 from bridge.delivery.transport import Request, Transport
 from bridge.domain import events
-from bridge.domain.deliveries import Settlement
+from bridge.domain.deliveries import FailedAttempt, Settlement
 from bridge.domain.formats import understood
 from bridge.domain.outcome import Answer, Outcome, Verdict, judge
 from bridge.domain.policy import DeliveryPolicy
+from bridge.errors import BridgeError
 
 MAX_IN_FLIGHT = 512
 _SLICE_MS = 10_000
@@ -35,6 +36,9 @@ _SLOW_LOOK_MS = 10
 _FULL_LOOK_MS = 25
 _SETTLE_AT = 256
 _SETTLE_AFTER_MS = 10
+_NOTE_AT = 256
+_NOTE_AFTER_MS = 500
+"""Failed attempts are noted for people: a later note costs nobody anything, a round trip for each would."""
 _STAY_AWAKE_MS = 500
 _ABORT_AFTER_MS = 15_000
 _TURN = 8
@@ -51,12 +55,15 @@ class Attempted(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Report(msgspec.Struct, kw_only=True):
-    """What a slice did. ``unsettled`` attempts were made, but another slice had taken over; ``more`` is due."""
+    """What a slice did. ``unsettled`` attempts were made, but another slice had taken over; ``unnoted`` failed
+    ones could not be kept for people; ``more`` is due.
+    """
 
     accepted: int = 0
     retrying: int = 0
     dead: int = 0
     unsettled: int = 0
+    unnoted: int = 0
     more: bool = False
 
 
@@ -91,6 +98,8 @@ class Slice:
         self, ports: Ports, transport: Transport, policy: DeliveryPolicy, around: Surroundings, *, shards: int
     ) -> None:
         self._clock = ports.clock
+        self._attempts = ports.attempts
+        self._failed: list[tuple[str, FailedAttempt]] = []
         self._transport = transport
         self._policy = policy
         self._around = around
@@ -99,6 +108,7 @@ class Slice:
         self._headers = ["Content-Type: application/json", f"User-Agent: {around.user_agent}"]
         self._report = Report()
         self._began_ms = self._looked_ms = self._renewed_ms = self._worked_ms = self._settled_ms = self._woke_ms = 0
+        self._noted_ms = 0
         self._look_every_ms = _QUICK_LOOK_MS
         self._handed_over = False
 
@@ -240,18 +250,30 @@ class Slice:
                 self._report.unsettled += 1
             if outcome.verdict is Verdict.ACCEPTED:
                 self._report.accepted += 1
-                queue.settled.append(Settlement(ready.lane, Verdict.ACCEPTED))
+                queue.settled.append(Settlement(ready.lane, Verdict.ACCEPTED, status=answer.status))
                 continue
             if outcome.verdict is Verdict.RETRY:
                 self._report.retrying += 1
             else:
                 self._report.dead += 1
+            self._failed.append((queue.id, _failed(queue, ready, outcome, answer, now_ms)))
             self._around.observe(Attempted(subscription=queue.id, attempt=attempt, answer=answer, outcome=outcome))
             queue.settled.append(
                 Settlement(ready.lane, outcome.verdict, attempt, outcome.due_ms, ready.record or b"", outcome.error)
             )
 
+    def _note(self) -> None:
+        """Keep failed attempts for people. Never in the way of delivery: a server that refuses them loses them."""
+        failed, self._failed = self._failed, []
+        try:
+            self._attempts.add(failed)
+        except BridgeError:
+            self._report.unnoted += len(failed)
+
     def _settle(self, now_ms: int) -> None:
+        if len(self._failed) >= _NOTE_AT or (self._failed and now_ms - self._noted_ms >= _NOTE_AFTER_MS):
+            self._noted_ms = now_ms
+            self._note()
         waiting = sum(len(queue.settled) for queue in self._intake.queues.values())
         if not waiting:
             self._settled_ms = now_ms
@@ -276,5 +298,21 @@ class Slice:
             queue.in_flight -= 1
             queue.settled.append(Settlement(ready.lane, None, due_ms=now_ms))
         self._report.unsettled += self._intake.settle(list(self._intake.queues.values()))
+        if self._failed:
+            self._note()
         self._intake.release(list(self._intake.queues.values()))
         self._report.more = self._intake.full
+
+
+def _failed(queue: HeldQueue, ready: Ready, outcome: Outcome, answer: Answer, now_ms: int) -> FailedAttempt:
+    event = events.unpack(ready.record or b"")
+    return FailedAttempt(
+        now_ms,
+        events.event_id(queue.subscription.account, event),
+        ready.lane.attempts + 1,
+        answer.status,
+        answer.elapsed_ms,
+        outcome.error,
+        answer.body,
+        events.phone_tag(event.phone),
+    )

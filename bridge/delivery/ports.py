@@ -8,7 +8,7 @@ from typing import Protocol
 import msgspec
 
 from bridge.domain.credentials import Credentials
-from bridge.domain.deliveries import Lane, Settlement
+from bridge.domain.deliveries import FailedAttempt, Lane, Settlement
 from bridge.domain.subscriptions import Subscription
 
 
@@ -38,6 +38,12 @@ class Queues(Protocol):
     def release(self, token: bytes, held: Iterable[tuple[str, int]]) -> None: ...
     def kept(self, subscription: str, wanted: Mapping[int, Sequence[bytes]]) -> Mapping[tuple[int, bytes], bytes]: ...
     def remove(self, subscription: str) -> None: ...
+
+
+class Attempts(Protocol):
+    """Keeps failed attempts for people. Raises ``BridgeError`` where it cannot."""
+
+    def add(self, attempts: Sequence[tuple[str, FailedAttempt]]) -> None: ...
 
 
 class Log(Protocol):
@@ -80,6 +86,7 @@ class Ports(msgspec.Struct, frozen=True, kw_only=True):
     index: Index
     queues: Queues
     log: Log
+    attempts: Attempts
     registries: Registries
     secrets: Secrets
     clock: Clock

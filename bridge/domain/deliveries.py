@@ -17,7 +17,10 @@ class Lane(msgspec.Struct, frozen=True, gc=False):
 
 
 class Settlement(msgspec.Struct, frozen=True, gc=False):
-    """What became of a lane's first event. ``verdict`` None hands it back untried, due at ``due_ms``."""
+    """What became of a lane's first event. ``verdict`` None hands it back untried, due at ``due_ms``.
+
+    ``status`` is the HTTP status (2xx) of what was accepted.
+    """
 
     lane: Lane
     verdict: Verdict | None
@@ -25,6 +28,25 @@ class Settlement(msgspec.Struct, frozen=True, gc=False):
     due_ms: int = 0
     record: bytes = b""
     error: str = ""
+    status: int = 200
+
+
+class FailedAttempt(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """One attempt that was not accepted, as it is kept for people.
+
+    ``at_ms`` is Unix milliseconds; ``attempt`` counts from 1; ``status`` is the HTTP status, 0 where none came;
+    ``body`` at most 1 kB of the answer, undecoded. ``phone`` is 8 bytes of a hash (``events.phone_tag``): enough to
+    find what belongs to a phone, and no more.
+    """
+
+    at_ms: int
+    event: str
+    attempt: int
+    status: int
+    elapsed_ms: int
+    error: str
+    body: bytes
+    phone: bytes
 
 
 class Waiting(msgspec.Struct, frozen=True, gc=False):
@@ -37,10 +59,35 @@ class Waiting(msgspec.Struct, frozen=True, gc=False):
     positions: tuple[bytes, ...]
 
 
+class Tally(msgspec.Struct, frozen=True, gc=False):
+    """A subscription's counts: events that wait, dead letters there are, and what its limits did since it was made.
+
+    ``over_backlog`` became dead letters because too much waited, ``over_kept`` because too much waited that the log
+    had dropped; ``dead_dropped`` were the oldest of too many dead letters.
+    """
+
+    waiting: int = 0
+    dead: int = 0
+    over_backlog: int = 0
+    over_kept: int = 0
+    dead_dropped: int = 0
+
+    @property
+    def limited(self) -> int:
+        """How often a limit was applied."""
+        return self.over_backlog + self.over_kept + self.dead_dropped
+
+
 class DeadLetter(msgspec.Struct, frozen=True, gc=False):
-    """An event given up for one subscription. ``died_ms`` is Unix milliseconds."""
+    """An event given up for one subscription. ``died_ms`` is Unix milliseconds; ``record`` is empty where it is lost.
+
+    ``shard`` and ``position`` are the event's place in the log, ``id`` is the letter's own within its shard.
+    """
 
     record: bytes
     error: str
     attempts: int
     died_ms: int
+    shard: int
+    position: bytes
+    id: str

@@ -172,6 +172,16 @@ def lane_id(session_no: str, phone: str) -> bytes:
     return hashlib.blake2b(text.encode(), digest_size=8).digest()
 
 
+def resend_lane(position: bytes) -> bytes:
+    """The lane of an event that is sent again: its own, so that no event of its phone waits for it."""
+    return hashlib.blake2b(position, digest_size=8, person=b"resend").digest()
+
+
+def phone_tag(phone: str) -> bytes:
+    """Eight bytes by which what was noted of a phone's deliveries is found again, without noting the phone."""
+    return hashlib.blake2b(normalise_phone(phone).encode(), digest_size=8, person=b"attempt").digest()
+
+
 def render(account: str, event: Record, phone: str | None = None) -> tuple[str, bytes]:
     """An event's id and its JSON, as a callback's body; ``phone`` is written in place of its own where given."""
     message_id = event_id(account, event)

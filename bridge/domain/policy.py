@@ -20,6 +20,35 @@ class PollPolicy(msgspec.Struct, frozen=True, kw_only=True):
     calls_per_second: float
 
 
+class Limits(msgspec.Struct, frozen=True, kw_only=True):
+    """How much may wait, before what is over it is dropped with a count. Each is a subscription's, over all shards.
+
+    ``backlog`` events may wait: of more, the newest become dead letters at once. Nothing that waits or is under way
+    is touched, so that what is sent of a phone stays in order. ``dead`` letters are kept, the newest. ``kept``
+    records may wait that the log has dropped: of more, the oldest become dead letters. ``log_bytes`` bounds all logs
+    together; accepted deliveries are known for ``outcomes_ms``.
+    """
+
+    backlog: int = 1_000_000
+    dead: int = 100_000
+    kept: int = 100_000
+    log_bytes: int = 2_000_000_000
+    outcomes_ms: int = 98 * 3_600_000
+
+    def share(self, shards: int) -> Limits:
+        """A shard's part: each keeps its own, for there is no call over all of them."""
+        return Limits(
+            backlog=-(-self.backlog // shards),
+            dead=-(-self.dead // shards),
+            kept=-(-self.kept // shards),
+            log_bytes=self.log_bytes,
+            outcomes_ms=self.outcomes_ms,
+        )
+
+
+DEFAULT_LIMITS = Limits()
+
+
 class DeliveryPolicy(msgspec.Struct, frozen=True, kw_only=True):
     """How events are delivered.
 

@@ -66,6 +66,7 @@ class Poller:
         provider: Provider,
         policy: PollPolicy,
         chance: Callable[[], float],
+        tombstone: Callable[[str], bytes],
     ) -> None:
         self._sessions = sessions
         self._registries = registries
@@ -74,6 +75,7 @@ class Poller:
         self._provider = provider
         self._policy = policy
         self._chance = chance
+        self._tombstone = tombstone
         self._registry: Registry | None = None
         self._registry_ms = 0
 
@@ -116,7 +118,11 @@ class Poller:
         total = Step(polled=len(receipts))
         for _ in range(_TRIES):
             now_ms = self._clock.now_ms()
-            decided = {no: self._decide(one, receipts[no], now_ms) for no, one in pending.items() if one.state}
+            decided = {
+                no: self._decide(one, self._unerased(registry, one.state, receipts[no]), now_ms)
+                for no, one in pending.items()
+                if one.state
+            }
             writes = [
                 self._write(no, pending[no], done, partial(registry.audience, account, done[0].callback), now_ms)
                 for no, done in decided.items()
@@ -201,6 +207,20 @@ class Poller:
     def _decide(self, stored: Stored, receipts: Sequence[Receipt], now_ms: int) -> tuple[SessionState, Transition]:
         assert stored.state is not None  # noqa: S101 - callers leave absent sessions out
         return stored.state, transition(stored.state, receipts, now_ms, self._policy.give_up_ms)
+
+    def _unerased(self, registry: Registry, state: SessionState, receipts: Sequence[Receipt]) -> Sequence[Receipt]:
+        """The receipts without those of phones that were erased after the session was sent.
+
+        Of what the session holds none was: only a phone that is new to it costs an HMAC.
+        """
+        if not registry.erased:
+            return receipts
+        known = {(phone.phone, phone.user_id) for phone in state.phones}
+        return [
+            one
+            for one in receipts
+            if (one.phone, one.user_id) in known or registry.erased.get(self._tombstone(one.phone), -1) < state.sent_ms
+        ]
 
     def _write(
         self,

@@ -14,6 +14,9 @@ u:callbacks:<a>          zset   bridge.track, bridge.trim               1,000 me
 u:rejected:<a>           stream bridge.track                            newest 10,000
 u:wake:<what>            string whoever wakes a task                    a TTL of seconds
 u:beat                   string bridge.tick                             a TTL of 10 s
+u:erasure                hash   bridge erase                            one field
+u:erased                 hash   bridge erase, bridge.trim               one field an erased phone, for about 3 weeks
+u:attempts:<sub>         stream bridge.deliver                          a TTL of 30 days; newest 10,000
 u:rate:<a>               hash   bridge.poll                             a TTL of a minute
 u:pause:<a>              hash   bridge.poll                             a TTL of an hour; why calls are paused
 u:paused:<a>             string bridge.poll                             a TTL of a minute at most
@@ -26,8 +29,11 @@ u{i}:log:<a>             stream bridge.poll, trim; subscriptions test   BRIDGE_K
 u{i}:hold:<sub>          string bridge.deliver                          a TTL of at most 45 s
 u{i}:q:<sub>             zset   poll, deliver; subscriptions test       one member a waiting lane
 u{i}:l:<sub>:<bucket>    hash   poll, deliver; subscriptions test       one field a waiting lane
-u{i}:kept:<sub>          hash   bridge.trim, bridge.deliver             what waits for longer than the log keeps
-u{i}:dead:<sub>          stream bridge.deliver, bridge.trim             BRIDGE_KEEP_DEAD
+u{i}:kept:<sub>          hash   bridge.trim, bridge.deliver             100,000 of what waits for longer than the log
+u{i}:dead:<sub>          stream bridge.deliver, poll, trim              BRIDGE_KEEP_DEAD and 100,000 of a subscription
+u{i}:erased:<a>          zset   bridge erase, bridge.trim               BRIDGE_KEEP_DEAD
+u{i}:told:<sub>:<hour>   string bridge.deliver                          a TTL of BRIDGE_KEEP_EVENTS and two hours
+u{i}:count:<sub>         hash   every script that moves deliveries      six fields
 ======================== ====== ======================================= ================================================
 """
 
@@ -38,6 +44,8 @@ from zlib import crc32
 STORE = "u:store"
 SUBSCRIPTIONS = "u:subscriptions"
 ACCOUNTS = "u:accounts"
+ERASURE = "u:erasure"
+TOMBSTONES = "u:erased"
 BEAT = "u:beat"
 
 LANE_BUCKETS = 1024
@@ -56,6 +64,10 @@ def account(name: str) -> str:
 
 def callbacks(account: str) -> str:
     return f"u:callbacks:{account}"
+
+
+def attempts(subscription: str) -> str:
+    return f"u:attempts:{subscription}"
 
 
 def wake(what: str) -> str:
@@ -121,6 +133,19 @@ def kept(shard: int, subscription: str) -> str:
 
 def dead(shard: int, subscription: str) -> str:
     return f"u{{{shard}}}:dead:{subscription}"
+
+
+def erased(shard: int, account: str) -> str:
+    return f"u{{{shard}}}:erased:{account}"
+
+
+def told(shard: int, subscription: str, hour: int) -> str:
+    """What was accepted in an hour (Unix hours)."""
+    return f"u{{{shard}}}:told:{subscription}:{hour}"
+
+
+def counts(shard: int, subscription: str) -> str:
+    return f"u{{{shard}}}:count:{subscription}"
 
 
 def poll_member(account: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Iterator, Mapping, Sequence
 from typing import cast
 
@@ -100,17 +101,51 @@ class EventLog:
         """
         dropped = kept = 0
         for shard in range(self._shards):
-            while True:
-                limit = f"({before_ms}-0"
-                (reply,) = self._client.commands([["XRANGE", keys.log(shard, account), "-", limit, "COUNT", _PAGE]])
-                page = _entries(reply)
-                if not page:
-                    break
-                waiting = self._with_queue(shard, subscriptions)
-                call = _trim_call(shard, account, waiting, page)
-                kept += cast("int", self._client.run([call])[0])
+            while page := self._page(shard, account, f"({before_ms}-0"):
+                kept += self._drop(shard, account, subscriptions, page)
                 dropped += len(page)
         return dropped, kept
+
+    def trim_to(self, audiences: Mapping[str, Sequence[str]], most_bytes: int) -> int:
+        """Drop the oldest records of all logs while these take more than ``most_bytes``. Returns how many.
+
+        ``audiences`` has the subscriptions of each account. What these still have in their queues is kept aside. A
+        log's size is the server's estimate; what a page of it takes is its part of that.
+        """
+        places = [(account, shard) for account in audiences for shard in range(self._shards)]
+        asked = [["MEMORY", "USAGE", keys.log(shard, account)] for account, shard in places]
+        asked += [["XLEN", keys.log(shard, account)] for account, shard in places]
+        replies = cast("list[int | None]", self._client.commands(asked))
+        sizes, lengths = replies[: len(places)], replies[len(places) :]
+        excess = float(sum(size or 0 for size in sizes) - most_bytes)
+        each = {
+            place: size / length for place, size, length in zip(places, sizes, lengths, strict=True) if size and length
+        }
+        dropped = 0
+        # The oldest first, whichever log it is in: a quiet account keeps its events for as long as a busy one.
+        heads = [
+            (page[0][0], account, shard) for account, shard in each if (page := self._page(shard, account, "+", 1))
+        ]
+        heapq.heapify(heads)
+        while excess > 0 and heads:
+            _, account, shard = heapq.heappop(heads)
+            page = self._page(shard, account, "+")
+            self._drop(shard, account, audiences[account], page)
+            dropped += len(page)
+            excess -= len(page) * each[account, shard]
+            following = self._page(shard, account, "+", 1)
+            if following:
+                heapq.heappush(heads, (following[0][0], account, shard))
+        return dropped
+
+    def _page(self, shard: int, account: str, limit: str, count: int = _PAGE) -> list[tuple[bytes, bytes]]:
+        """The oldest records of a log, up to ``limit``."""
+        (reply,) = self._client.commands([["XRANGE", keys.log(shard, account), "-", limit, "COUNT", count]])
+        return _entries(reply)
+
+    def _drop(self, shard: int, account: str, subscriptions: Sequence[str], page: list[tuple[bytes, bytes]]) -> int:
+        call = _trim_call(shard, account, self._with_queue(shard, subscriptions), page)
+        return cast("int", self._client.run([call])[0])
 
     def _with_queue(self, shard: int, subscriptions: Sequence[str]) -> list[str]:
         replies = self._client.commands([["EXISTS", keys.queue(shard, name)] for name in subscriptions])

@@ -12,18 +12,26 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import cast
 
-from bridge.domain.deliveries import DeadLetter, Lane, Settlement, Waiting
+from bridge.domain import events
+from bridge.domain.deliveries import DeadLetter, Lane, Settlement, Tally, Waiting
 from bridge.domain.outcome import Verdict
+from bridge.domain.policy import DEFAULT_LIMITS, Limits
 from bridge.store import keys, positions
 from bridge.store.client import Argument, Call, Client
+
+_AT_ONCE = 500
+_HOUR_MS = 3_600_000
+_OVER_KEPT = "too many events waited for longer than the log keeps them"
 
 
 class QueueStore:
     """The queues of all subscriptions, by shard."""
 
-    def __init__(self, client: Client, shards: int) -> None:
+    def __init__(self, client: Client, shards: int, limits: Limits = DEFAULT_LIMITS) -> None:
         self._client = client
         self._shards = shards
+        self._limits = limits.share(shards)
+        self._hour = 0
 
     def claim(
         self, token: bytes, wanted: Sequence[tuple[str, int, int]], hold_ms: int
@@ -47,6 +55,8 @@ class QueueStore:
             at_ms, held, *lanes = cast("tuple[int, int, *tuple[bytes, ...]]", tuple(cast("list[object]", reply)))
             now_ms = max(now_ms, at_ms)
             claimed.append(lanes if held else None)
+        # Which outcomes are put together: no promise hangs on a few seconds more or less.
+        self._hour = now_ms // _HOUR_MS
         return now_ms, claimed
 
     def announce(self, account: str, subscription: str, shard: int, lane: bytes, record: bytes) -> None:
@@ -56,6 +66,7 @@ class QueueStore:
             keys.log(shard, account),
             keys.queue(shard, subscription),
             keys.lanes(shard, subscription, lane),
+            keys.counts(shard, subscription),
         ]
         self._client.run([Call("announce", names, [record, lane, keys.queue_member(subscription)])])
 
@@ -81,7 +92,7 @@ class QueueStore:
         self, token: bytes, settled: Mapping[tuple[str, int], Sequence[Settlement]]
     ) -> dict[tuple[str, int], int]:
         """Write outcomes down, by (subscription, shard). Returns how many applied, -1 where the hold was lost."""
-        calls = [_settle_call(name, shard, token, group) for (name, shard), group in settled.items()]
+        calls = [self._settle_call(name, shard, token, group) for (name, shard), group in settled.items()]
         return dict(zip(settled, cast("list[int]", self._client.run(calls)), strict=True))
 
     def release(self, token: bytes, held: Iterable[tuple[str, int]]) -> None:
@@ -114,6 +125,71 @@ class QueueStore:
         )
         return {name: sum(replies[i * self._shards : (i + 1) * self._shards]) for i, name in enumerate(subscriptions)}
 
+    def tallies(self, subscriptions: Sequence[str]) -> dict[str, Tally]:
+        """What waits, is dead, and was dropped by a limit, of each subscription, over all shards."""
+        commands: list[list[Argument]] = []
+        for name in subscriptions:
+            for shard in range(self._shards):
+                commands.append(["HMGET", keys.counts(shard, name), "w", "o", "k", "d"])
+                commands.append(["XLEN", keys.dead(shard, name)])
+        replies = self._client.commands(commands)
+        found: dict[str, Tally] = {}
+        for place, name in enumerate(subscriptions):
+            own = replies[2 * place * self._shards : 2 * (place + 1) * self._shards]
+            rows = [[int(value or 0) for value in cast("list[bytes | None]", reply)] for reply in own[::2]]
+            waiting, over_backlog, over_kept, dropped = (sum(column) for column in zip(*rows, strict=True))
+            found[name] = Tally(waiting, sum(cast("list[int]", own[1::2])), over_backlog, over_kept, dropped)
+        return found
+
+    def newly_limited(self, subscriptions: Sequence[str]) -> dict[str, Tally]:
+        """The subscriptions whose limits were applied since this was last called: each is told of once."""
+        news: dict[str, Tally] = {}
+        tallies = self.tallies(subscriptions)
+        said = self._client.commands([["HGET", keys.counts(0, name), "said"] for name in tallies])
+        for (name, tally), before in zip(tallies.items(), cast("list[bytes | None]", said), strict=True):
+            if tally.limited > int(before or 0):
+                news[name] = tally
+        self._client.commands([["HSET", keys.counts(0, name), "said", tally.limited] for name, tally in news.items()])
+        return news
+
+    def limit_kept(self, subscriptions: Sequence[str]) -> int:
+        """Make dead letters of the oldest kept records, where there are too many. Returns how many."""
+        wanted = [(name, shard) for name in subscriptions for shard in range(self._shards)]
+        lengths = cast("list[int]", self._client.commands([["HLEN", keys.kept(shard, name)] for name, shard in wanted]))
+        buried = 0
+        for (name, shard), length in zip(wanted, lengths, strict=True):
+            if length > self._limits.kept:
+                (reply,) = self._client.commands([["HKEYS", keys.kept(shard, name)]])
+                oldest = sorted(cast("list[bytes]", reply))[: length - self._limits.kept]
+                for start in range(0, len(oldest), _AT_ONCE):
+                    page = oldest[start : start + _AT_ONCE]
+                    records = {place: record for (_, place), record in self.kept(name, {shard: page}).items()}
+                    buried += self.bury(name, shard, records, _OVER_KEPT)
+        return buried
+
+    def take_out(self, subscription: str, shard: int, records: Mapping[bytes, bytes], *, dry: bool) -> int:
+        """Take events (position: record) out of a queue without a trace. Returns how many were there; ``dry``, are."""
+        return self.bury(subscription, shard, records, "?" if dry else "")
+
+    def all_kept(self, subscription: str, shard: int) -> dict[bytes, bytes]:
+        """All that is kept aside for a queue in one shard: record by position."""
+        (flat,) = self._client.commands([["HGETALL", keys.kept(shard, subscription)]])
+        values = cast("list[bytes]", flat)
+        return dict(zip(values[::2], values[1::2], strict=True))
+
+    def bury(self, subscription: str, shard: int, records: Mapping[bytes, bytes], error: str) -> int:
+        """Take events (position: record) out of a queue, and make dead letters of them. Returns how many were there."""
+        names = [keys.index(shard)]
+        names += [make(shard, subscription) for make in (keys.queue, keys.dead, keys.kept, keys.counts)]
+        args: list[Argument] = [keys.queue_member(subscription), error, self._limits.dead]
+        for position, record in records.items():
+            event = events.unpack(record)
+            # In its phone's lane, or in one of its own where it was sent again.
+            for lane in (events.lane_id(event.session_no, event.phone), events.resend_lane(position)):
+                names.append(keys.lanes(shard, subscription, lane))
+                args += (lane, position, record)
+        return cast("int", self._client.run([Call("bury_lanes", names, args)])[0])
+
     def waiting(self, subscription: str, limit: int) -> list[Waiting]:
         """Lanes by their due time, the next one first, at most ``limit`` a shard."""
         found: list[Waiting] = []
@@ -143,7 +219,13 @@ class QueueStore:
                 for stream_id, flat in page:
                     fields = dict(zip(flat[::2], flat[1::2], strict=True))
                     yield DeadLetter(
-                        fields[b"r"], fields[b"e"].decode(), int(fields[b"a"]), int(stream_id.split(b"-")[0])
+                        fields[b"r"],
+                        fields[b"e"].decode(),
+                        int(fields[b"a"]),
+                        int(stream_id.split(b"-")[0]),
+                        shard,
+                        fields[b"p"],
+                        stream_id.decode(),
                     )
                 if len(page) < 500:
                     break
@@ -166,7 +248,7 @@ class QueueStore:
             buckets = [
                 f"{keys.lanes(shard, subscription, bytes(8))[:-1]}{bucket}" for bucket in range(keys.LANE_BUCKETS)
             ]
-            whole = [make(shard, subscription) for make in (keys.queue, keys.kept, keys.dead, keys.hold)]
+            whole = [make(shard, subscription) for make in (keys.queue, keys.kept, keys.dead, keys.counts, keys.hold)]
             # At once: a lane that is committed in between would be left without its queue, and never be due.
             self._client.commands(
                 [
@@ -177,32 +259,36 @@ class QueueStore:
                 ]
             )
 
-
-def _settle_call(name: str, shard: int, token: bytes, settled: Sequence[Settlement]) -> Call:
-    names = [
-        keys.index(shard),
-        keys.hold(shard, name),
-        keys.queue(shard, name),
-        keys.dead(shard, name),
-        keys.kept(shard, name),
-    ]
-    args: list[Argument] = []
-    others: list[Settlement] = []
-    for one in settled:
-        if one.verdict is Verdict.ACCEPTED:
-            lane = one.lane
-            names.append(keys.lanes(shard, name, lane.lane))
-            args += (lane.lane, lane.position)
-        else:
-            others.append(one)
-    args[:0] = (keys.queue_member(name), token, len(settled) - len(others))
-    for one in others:
-        names.append(keys.lanes(shard, name, one.lane.lane))
-        args += (one.lane.lane, one.lane.position)
-        if one.verdict is None:
-            args += ("back", "", one.due_ms, "")
-        elif one.verdict is Verdict.RETRY:
-            args += ("retrying", one.attempts, one.due_ms, "")
-        else:
-            args += ("dead", one.attempts, one.record, one.error)
-    return Call("settle_lanes", names, args)
+    def _settle_call(self, name: str, shard: int, token: bytes, settled: Sequence[Settlement]) -> Call:
+        names = [
+            keys.index(shard),
+            keys.hold(shard, name),
+            keys.queue(shard, name),
+            keys.dead(shard, name),
+            keys.kept(shard, name),
+            keys.counts(shard, name),
+            keys.told(shard, name, self._hour),
+        ]
+        args: list[Argument] = []
+        others: list[Settlement] = []
+        codes = bytearray()
+        for one in settled:
+            if one.verdict is Verdict.ACCEPTED:
+                lane = one.lane
+                names.append(keys.lanes(shard, name, lane.lane))
+                args += (lane.lane, lane.position)
+                codes.append(one.status - 200)
+            else:
+                others.append(one)
+        limits = self._limits
+        args[:0] = (keys.queue_member(name), token, limits.dead, limits.outcomes_ms, bytes(codes), len(codes))
+        for one in others:
+            names.append(keys.lanes(shard, name, one.lane.lane))
+            args += (one.lane.lane, one.lane.position)
+            if one.verdict is None:
+                args += ("back", "", one.due_ms, "")
+            elif one.verdict is Verdict.RETRY:
+                args += ("retrying", one.attempts, one.due_ms, "")
+            else:
+                args += ("dead", one.attempts, one.record, one.error)
+        return Call("settle_lanes", names, args)

@@ -9,6 +9,7 @@ from typing import cast
 import msgspec
 
 from bridge.domain.commits import ABSENT, CommitResult, Due, Stored, Write
+from bridge.domain.policy import DEFAULT_LIMITS, Limits
 from bridge.domain.status import SessionState
 from bridge.store import keys
 from bridge.store.client import Argument, Call, Client
@@ -21,9 +22,10 @@ _VERSION_BYTES = 4
 class SessionStore:
     """Sessions of all accounts, by shard."""
 
-    def __init__(self, client: Client, shards: int) -> None:
+    def __init__(self, client: Client, shards: int, limits: Limits = DEFAULT_LIMITS) -> None:
         self._client = client
         self._shards = shards
+        self._limits = limits.share(shards)
 
     def by_shard(self, session_nos: Iterable[str]) -> dict[int, list[str]]:
         """Group SessionNos by the shard they live in."""
@@ -55,7 +57,7 @@ class SessionStore:
         for write in writes:
             groups.setdefault(keys.shard_of(write.session_no, self._shards), []).append(write)
         calls = [
-            _commit_call(shard, account, group, registry_versions[shard] if registry_versions else b"")
+            _commit_call(shard, account, group, registry_versions[shard] if registry_versions else b"", self._limits)
             for shard, group in groups.items()
         ]
         verdicts: dict[str, CommitResult] = {}
@@ -169,7 +171,7 @@ def _next_version(version: bytes) -> bytes:
     return (int.from_bytes(version) + 1 & 0xFFFFFFFF).to_bytes(_VERSION_BYTES)
 
 
-def _commit_call(shard: int, account: str, writes: Sequence[Write], registry_version: bytes) -> Call:
+def _commit_call(shard: int, account: str, writes: Sequence[Write], registry_version: bytes, limits: Limits) -> Call:
     names = [
         keys.index(shard),
         keys.registry(shard),
@@ -186,7 +188,13 @@ def _commit_call(shard: int, account: str, writes: Sequence[Write], registry_ver
             known = places[key] = len(names)
         return known
 
-    args: list[Argument] = [keys.poll_member(account), registry_version, len(writes)]
+    names_of = {route.subscription for write in writes for entry in write.events for route in entry.routes}
+    audience = {name: number for number, name in enumerate(sorted(names_of), start=1)}
+    args: list[Argument] = [keys.poll_member(account), registry_version, limits.backlog, limits.dead, len(audience)]
+    for name in audience:
+        args += [place(make(shard, name)) for make in (keys.queue, keys.counts, keys.dead)]
+        args.append(keys.queue_member(name))
+    args.append(len(writes))
     for write in writes:
         args += (
             place(keys.session(shard, account, write.session_no)),
@@ -202,10 +210,9 @@ def _commit_call(shard: int, account: str, writes: Sequence[Write], registry_ver
             args += (entry.record, len(entry.routes))
             for route in entry.routes:
                 args += (
-                    place(keys.queue(shard, route.subscription)),
+                    audience[route.subscription],
                     place(keys.lanes(shard, route.subscription, route.lane)),
                     route.lane,
-                    keys.queue_member(route.subscription),
                 )
     return Call("commit", names, args)
 

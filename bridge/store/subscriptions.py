@@ -29,6 +29,9 @@ class Registry(msgspec.Struct, frozen=True):
     implied: Mapping[str, frozenset[str]]
     """Ids of those that hear only of the sessions that name their URL."""
 
+    erased: Mapping[bytes, int]
+    """Tombstones of erased phones, with the time of each (Unix ms): no commit under these versions holds one."""
+
     def of(self, account: str) -> tuple[Subscription, ...]:
         """An account's subscriptions."""
         return self.by_account.get(account, ())
@@ -66,9 +69,14 @@ class SubscriptionStore:
         The versions are read first: whoever changes it in between bumps them, and commits fenced by what is
         returned here are refused.
         """
-        *versions, stored = self._client.commands(
-            [*(["GET", keys.registry(shard)] for shard in range(self._shards)), ["HVALS", keys.SUBSCRIPTIONS]]
+        *versions, stored, tombstones = self._client.commands(
+            [
+                *(["GET", keys.registry(shard)] for shard in range(self._shards)),
+                ["HVALS", keys.SUBSCRIPTIONS],
+                ["HGETALL", keys.TOMBSTONES],
+            ]
         )
+        flat = cast("list[bytes]", tombstones)
         groups: dict[str, list[Subscription]] = {}
         for value in cast("list[bytes]", stored):
             one = _unpacker.decode(value)
@@ -81,6 +89,7 @@ class SubscriptionStore:
             },
             listeners={account: _listeners(group) for account, group in groups.items()},
             implied={account: frozenset(one.id for one in group if one.implicit) for account, group in groups.items()},
+            erased={name: int(at) for name, at in zip(flat[::2], flat[1::2], strict=True)},
         )
 
     def get(self, subscription: str) -> Subscription:
@@ -138,6 +147,10 @@ class SubscriptionStore:
         (removed,) = self._client.commands([["HDEL", keys.SUBSCRIPTIONS, subscription]])
         if not removed:
             raise _absent(subscription)
+        self._bump(range(self._shards))
+
+    def bump(self) -> None:
+        """Make every later commit read the registry anew."""
         self._bump(range(self._shards))
 
     def _bump(self, shards: Iterable[int]) -> None:

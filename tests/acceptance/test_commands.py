@@ -15,7 +15,9 @@ from typing import cast
 import pytest
 import redis
 
+from bridge.domain.policy import Limits
 from bridge.domain.signing import decode_secret
+from bridge.store.sessions import SessionStore
 from bridge.wiring import Bridge
 from tests.commands import (
     ONE,
@@ -310,7 +312,23 @@ def test_subscriptions_show_what_waits_and_what_was_given_up(bridge: Bridge, ter
     assert row[-1] == "2"
     assert terminal("subscriptions", "list", "--account", "shop", "--json").rows() == []
     (shown,) = terminal("subscriptions", "show", name, "--json").rows()
-    assert (shown["waiting"], shown["dead"]) == (2, 2)
+    assert (shown["waiting"], shown["waiting_events"], shown["dead"]) == (2, 3, 2)
+    assert (shown["over_backlog"], shown["over_kept"], shown["dead_dropped"]) == (0, 0, 0)
+
+
+def test_subscriptions_show_and_doctor_say_what_limits_did(
+    bridge: Bridge, terminal: Terminal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = bridge.subscribe(URL)[0].id
+    small = SessionStore(bridge.client, bridge.settings.shards, Limits(backlog=1))
+    monkeypatch.setattr(bridge, "sessions", small)
+    track(bridge, "nAQDODtO")
+    answer(bridge, "nAQDODtO", *(heard(phone, "发送成功") for phone in (ONE, TWO, THREE)))
+    (shown,) = terminal("subscriptions", "show", name, "--json").rows()
+    assert (shown["waiting_events"], shown["dead"], shown["over_backlog"]) == (1, 2, 2)
+    assert "BRIDGE_MAX_BACKLOG" in terminal("subscriptions", "show", name).out
+    said = [row["detail"] for row in terminal("doctor", "--json").rows() if row["verdict"] == "warn"]
+    assert any(f"{name}: too much waited: 2 events became dead letters" in str(detail) for detail in said)
 
 
 @pytest.mark.usefixtures("bridge")

@@ -6,12 +6,28 @@ import json
 import signal
 import subprocess
 import sys
+import time
 
 import pytest
 
+from bridge.domain.deliveries import FailedAttempt
 from bridge.domain.events import render, unpack
+from bridge.domain.outcome import Verdict
 from bridge.wiring import Bridge
-from tests.commands import ONE, THREE, TWO, URL, Terminal, answer, cells, deliveries_in_every_state, heard, track
+from tests.commands import (
+    ONE,
+    RECEIPT_S,
+    THREE,
+    TWO,
+    URL,
+    Terminal,
+    answer,
+    cells,
+    deliveries_in_every_state,
+    heard,
+    settle,
+    track,
+)
 from tests.servers import environ_for
 
 # bridge events
@@ -61,6 +77,29 @@ def test_events_show_finds_an_event_by_its_id(bridge: Bridge, terminal: Terminal
     assert (ran.code, ran.out) == (1, "")
     assert "no event" in ran.err
     assert terminal("events", "show", "sub_x").code == 2
+
+
+def test_events_show_says_who_was_told(bridge: Bridge, terminal: Terminal) -> None:
+    name = deliveries_in_every_state(bridge)
+    settle(bridge, bridge.subscriptions.get(name), {ONE: (Verdict.ACCEPTED, True)})
+    late = bridge.subscribe(URL)[0].id
+    rows = [json.loads(line) for line in terminal("events", "list", "--json").out.splitlines()]
+    ids = {(row["data"]["phone"], row["data"]["status"]): row["id"] for row in rows}
+
+    def told(phone: str, status: str = "unknown") -> dict[str, object]:
+        here, there = terminal("events", "show", ids[phone, status], "--deliveries", "--json").rows()
+        assert (here["subscription"], there["subscription"], there["state"]) == (name, late, "subscribed later")
+        return here
+
+    accepted = told(ONE)
+    assert (accepted["state"], accepted["attempts"], accepted["http"]) == ("accepted", 1, 200)
+    assert str(accepted["at"])[:4] == time.strftime("%Y", time.gmtime())
+    assert (told(ONE, "delivered")["state"], told(ONE, "delivered")["behind"]) == ("pending", 0)
+    assert (told(TWO)["state"], told(TWO)["attempts"]) == ("retrying", 3)
+    assert (told(THREE)["state"], told(THREE)["error"]) == ("dead", "HTTP 500")
+    shown = terminal("events", "show", ids[ONE, "unknown"]).out
+    assert "phone" in shown
+    assert f"{name}  accepted" in shown
 
 
 def test_events_tail_follows_until_ctrl_c(bridge: Bridge, server: str) -> None:
@@ -138,6 +177,28 @@ def test_deliveries_list_knows_events_that_the_log_has_dropped(bridge: Bridge, t
 def test_deliveries_of_an_unknown_subscription_are_exit_1(terminal: Terminal) -> None:
     assert terminal("deliveries", "list", "--subscription", "sub_nothere").code == 1
     assert terminal("deliveries", "list", "--state", "parked").code == 2
+
+
+def test_deliveries_attempts_shows_answers_that_cannot_steer_a_terminal(bridge: Bridge, terminal: Terminal) -> None:
+    name = bridge.subscribe(URL)[0].id
+    answers = ("evt_a", b"no\x1b[2J\xff"), ("evt_b", b""), ("evt_b", "\u202e\x9b1m".encode())
+    failed = [FailedAttempt(RECEIPT_S * 1000, event, 1, 500, 12, "HTTP 500", body, bytes(8)) for event, body in answers]
+    bridge.attempts.add([(name, one) for one in failed])
+
+    rows = terminal("deliveries", "attempts", "--subscription", name, "--json").rows()
+    assert [(row["event"], row["answer"]) for row in rows] == [
+        ("evt_b", "\\u202e\\x9b1m"),
+        ("evt_b", None),
+        ("evt_a", "no\\x1b[2J\\xff"),
+    ]
+    assert (rows[0]["http"], rows[0]["attempt"], rows[0]["ms"], rows[0]["error"]) == (500, 1, 12, "HTTP 500")
+    (only,) = terminal("deliveries", "attempts", "--subscription", name, "--event", "evt_a", "--json").rows()
+    assert only["event"] == "evt_a"
+    heading, *lines = cells(terminal("deliveries", "attempts", "--subscription", name, "--limit", "2"))
+    assert heading == ["at", "event", "attempt", "HTTP", "ms", "error", "answer"]
+    assert len(lines) == 2
+    assert terminal("deliveries", "attempts", "--subscription", "sub_nothere").code == 1
+    assert terminal("deliveries", "attempts").code == 2
 
 
 # bridge rejected

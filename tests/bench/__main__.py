@@ -1,4 +1,4 @@
-"""``python -m tests.bench [delivery] [tracking]``: measure, and print a table with the targets beside the figures."""
+"""``python -m tests.bench [delivery] [tracking] [memory]``: measure, and print tables with targets beside figures."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from collections.abc import Sequence
 
 import msgspec
 
-from tests.bench import delivery, tracking
+from tests.bench import delivery, memory, tracking
 
 Row = tuple[str, ...]
 
 
 def main(argv: Sequence[str]) -> int:
-    """Run what was asked for, both without a name."""
+    """Run what was asked for, all of it without a name."""
     options = _parser().parse_args(argv)
-    rows = options.rows or ["delivery", "tracking"]
+    rows = options.rows or ["delivery", "tracking", "memory"]
     found: dict[str, object] = {}
     for row in rows:
         if row == "delivery":
@@ -29,6 +29,10 @@ def main(argv: Sequence[str]) -> int:
             result = delivery.measure(sizes)
             found[row] = result
             text = delivery_text(result)
+        elif row == "memory":
+            memories = memory.measure(options.waiting)
+            found[row] = memories
+            text = memory_text(memories)
         else:
             track = tracking.measure(
                 tracking.Sizes(
@@ -47,13 +51,14 @@ def main(argv: Sequence[str]) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__)
-    parser.add_argument("rows", nargs="*", choices=["delivery", "tracking", []], help="what to measure; both")
+    parser.add_argument("rows", nargs="*", choices=["delivery", "tracking", "memory", []], help="what to measure; all")
     parser.add_argument("--rounds", type=int, default=3, help="rounds, of which the median counts (3)")
     parser.add_argument("--events", type=int, default=20_000, help="delivery: events a round (20,000)")
     parser.add_argument("--celery-events", type=int, default=1_000, help="delivery: of them by Celery tasks (1,000)")
     parser.add_argument("--celery-pool", choices=["prefork", "threads"], default="prefork", help="(prefork)")
     parser.add_argument("--messages", type=int, default=500, help="tracking: messages of 100 sessions a round (500)")
     parser.add_argument("--celery-sessions", type=int, default=1_000, help="tracking: sessions by plain tasks (1,000)")
+    parser.add_argument("--waiting", type=int, default=200_000, help="memory: deliveries that wait (200,000)")
     parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
     return parser
 
@@ -92,6 +97,16 @@ def tracking_text(result: tracking.Tracking) -> str:
         _shown("less than a plain task a session", result.celery["cpu"] / result.bridge["cpu"], "×"),
     ]
     return _text("tracking", result.about, table, goals)
+
+
+def memory_text(result: memory.Memory) -> str:
+    table: list[Row] = [("bytes a waiting delivery", "B")]
+    table += [(name, f"{size:,.1f}") for name, size in result.bytes.items()]
+    goals = [
+        ("target", "wanted", "measured", ""),
+        _goal("a queued delivery, beside the log", "≤ 120 B", result.bytes["queue"], "B", high=120),
+    ]
+    return _text("memory", result.about, table, goals)
 
 
 def _goal(what: str, wanted: str, measured: float, unit: str, *, low: float = 0.0, high: float = float("inf")) -> Row:

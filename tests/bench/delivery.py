@@ -58,7 +58,7 @@ def measure(sizes: Sizes) -> Delivery:
         bridge, bare, signing, celery = [], [], [], []
         for _ in range(sizes.rounds):
             house.empty()
-            _fill(house, receiver.url, sizes.events)
+            fill(house, receiver.url, sizes.events)
             bridge.append(apart(bridge_slices, house.environment, sizes.events))
             bare.append(apart(bare_libcurl, receiver.url, sizes.events, CONNECTIONS, body))
             signing.append(apart(signing_libcurl, receiver.url, records, CONNECTIONS))
@@ -72,7 +72,7 @@ def measure(sizes: Sizes) -> Delivery:
         )
 
 
-def _fill(house: House, url: str, count: int) -> None:
+def fill(house: House, url: str, count: int) -> None:
     """Put events in the log and in one subscription's queue, as a poll does."""
     bridge = open_bridge(house.environment)
     subscription, _, _ = bridge.subscribe(url)

@@ -164,6 +164,7 @@ def drain(bridge: Bridge, policy: DeliveryPolicy = QUICK, within_s: float = 30.0
         total.retrying += report.retrying
         total.dead += report.dead
         total.unsettled += report.unsettled
+        total.unnoted += report.unnoted
     return total
 
 

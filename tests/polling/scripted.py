@@ -8,6 +8,7 @@ from threading import Lock
 
 import msgspec
 
+from bridge.domain.erasure import tombstone
 from bridge.domain.policy import PollPolicy
 from bridge.domain.receipts import Receipt
 from bridge.errors import ProviderError, RequestError
@@ -58,6 +59,7 @@ class Scripted:
 
 def poller(parts: Parts, provider: Scripted, policy: PollPolicy = POLICY) -> Poller:
     return Poller(
+        tombstone=lambda phone: tombstone(bytes(32), phone),
         sessions=parts.sessions,
         registries=parts.subscriptions,
         rate=parts.rate,

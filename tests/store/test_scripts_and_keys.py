@@ -12,6 +12,8 @@ from urllib.parse import unquote, urlsplit
 import pytest
 import redis
 
+from bridge.domain.deliveries import FailedAttempt, Settlement
+from bridge.domain.outcome import Verdict
 from bridge.errors import BridgeError, IncompatibleStore, StoreUnreachable
 from bridge.store import keys
 from bridge.store.client import Call, Client, open_store, script, translated
@@ -63,17 +65,23 @@ def test_every_kind_of_key_is_in_the_catalogue(parts: Parts) -> None:
     parts.tracking.reject("default", [("{}", "empty")])
     parts.wakes.take("poll:default", 2_000)
     parts.index.note_tick(1)
+    parts.attempts.add([("sub_a", FailedAttempt(1, "evt_a", 1, 500, 1, "", b"", b""))])
     parts.rate.take("default", 5)
     parts.rate.pause("default", "down", 1_000)
     parts.write("s1", entry("s1", sequence=1), entry("s1", "18500000002"))
     parts.write("s2", expires_ms=9)
     (first, second) = parts.take(b"t" * 16, "s1")
+    parts.redis.hset(keys.TOMBSTONES, "t", 1)
+    parts.redis.zadd(keys.erased(0, "default"), {"p": 1})
+    parts.write("s3", entry("s3"))
+    (third,) = parts.take(b"t" * 16, "s3")
+    parts.queues.settle(b"t" * 16, {("sub_a", third.shard): [Settlement(third, Verdict.ACCEPTED)]})
     parts.redis.hset(keys.kept(first.shard, "sub_a"), second.position.hex(), "r")
     parts.redis.xadd(keys.dead(first.shard, "sub_a"), {"r": b"", "e": "", "a": "1", "p": ""})
 
     names = {key.decode() for key in cast("list[bytes]", parts.redis.keys("*"))}
     unused = [row.name for row in catalogue() if not any(re.fullmatch(row.pattern, name) for name in names)]
-    assert set(unused) <= {"u:account:<a>", "u:callbacks:<a>"}, "a row for which nothing makes a key"
+    assert set(unused) <= {"u:account:<a>", "u:callbacks:<a>", "u:erasure"}, "a row for which nothing makes a key"
 
 
 def test_a_server_that_forgot_its_scripts_is_taught_them_again(parts: Parts) -> None:

@@ -334,6 +334,20 @@ def test_trimming_removes_what_was_kept_for_long_enough(desk: Desk, log: Parts) 
     assert desk.tracked() == {"s1", "young"}, "the server's clock decides on sessions"
 
 
+def test_what_limits_did_is_said_once(desk: Desk, log: Parts) -> None:
+    name = subscribe(desk.bridge, "http://127.0.0.1:9009/")
+    desk.process.track(["s1"], "default")
+    log.write("s1", *(entry("s1", to=[name], sequence=number) for number in range(500)), due=1)
+    log.redis.hset(keys.counts(0, name), "o", 3)
+    desk.bridge.__dict__["settings"] = desk.bridge.settings.model_copy(update={"log_bytes": 1})
+    with structlog.testing.capture_logs() as lines:
+        desk.process.trim()
+        desk.process.trim()
+    warned = [line for line in lines if line["log_level"] == "warning"]
+    assert [line.get("dropped", line.get("over_backlog")) for line in warned] == [500, 3]
+    assert sum(len(one.positions) for one in desk.bridge.queues.waiting(name, 10)) == 500
+
+
 # The protocol of wake-ups
 
 

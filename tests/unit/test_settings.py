@@ -67,6 +67,8 @@ def test_every_setting_is_read_from_its_variable() -> None:
         "BRIDGE_GIVE_UP_AFTER": "1h",
         "BRIDGE_KEEP_SETTLED": "2h",
         "BRIDGE_KEEP_EVENTS": "3h",
+        "BRIDGE_LOG_BYTES": "500MB",
+        "BRIDGE_MAX_BACKLOG": "2000",
         "BRIDGE_KEEP_DEAD": "4d",
         "BRIDGE_CALLBACK_RETRY": "5s,1s",
         "BRIDGE_CALLBACK_TIMEOUT": "500ms",
@@ -85,6 +87,7 @@ def test_every_setting_is_read_from_its_variable() -> None:
     assert settings.redis_url == SecretStr("redis://h/1")
     assert settings.broker == SecretStr("amqp://h")
     assert settings.poll_schedule_ms == (1_000, 2_000)
+    assert (settings.log_bytes, settings.max_backlog) == (500_000_000, 2_000)
     assert settings.callback_retry_ms == (5_000, 1_000)
     assert settings.allow_networks == (ip_network("127.0.0.0/8"), ip_network("::1/128"))
     assert settings.allow_ports == (443, 8443)

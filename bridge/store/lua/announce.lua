@@ -1,7 +1,7 @@
 #!lua
 -- Record one event that no session's change is, and put it into one subscription's queue.
 --
--- KEYS  1 index  2 log  3 queue  4 lane bucket
+-- KEYS  1 index  2 log  3 queue  4 lane bucket  5 counts
 -- ARGV  1 record  2 lane (8 bytes), which no other event has  3 queue's index member
 --
 -- Returns now in Unix ms.
@@ -12,5 +12,6 @@ local now = tonumber(t[1]) * 1000 + math.floor(tonumber(t[2]) / 1000)
 local ms, seq = string.match(redis.call('XADD', KEYS[2], '*', 'r', ARGV[1]), '^(%d+)-(%d+)$')
 redis.call('HSET', KEYS[4], ARGV[2], '\0' .. struct.pack('>I8I4', tonumber(ms), tonumber(seq)))
 redis.call('ZADD', KEYS[3], now, ARGV[2])
+redis.call('HINCRBY', KEYS[5], 'w', 1)
 redis.call('ZADD', KEYS[1], 'LT', now, ARGV[3])
 return now

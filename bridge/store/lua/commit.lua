@@ -1,19 +1,26 @@
 #!lua
 -- Write sessions of one shard and account, each with its events, its subscriptions' queues and its next due time.
 --
--- KEYS  1 index  2 registry  3 expiry  4 due  5 log  6… session keys, queues, lane buckets, by their place here
+-- KEYS  1 index  2 registry  3 expiry  4 due  5 log
+--       6… session keys, lane buckets, and of each subscription queue, counts and dead letters: by their place here
 -- ARGV  1 account's index member
 --       2 expected registry version, "" to write whatever it is
---       3 number of sessions, then for each:
+--       3 most events that may wait of a subscription  4 most dead letters of one
+--       5 number of subscriptions, then for each:
+--           queue key's place, counts key's place, dead letters key's place, queue's index member
+--       number of sessions, then for each:
 --           session key's place, SessionNo, account:SessionNo,
 --           expected version (4 bytes, "" if the session must not exist), new value,
 --           next due (Unix ms; "" none, "keep" the present one, or now where there is none),
 --           expiry (Unix ms; "" none), number of events, then for each:
 --             record, number of routes, then for each:
---               queue key's place, bucket key's place, lane (8 bytes), queue's index member
+--               subscription (from 1), bucket key's place, lane (8 bytes)
 --
 -- Returns {now in Unix ms, -1} if the registry has another version and nothing was written, else
 --         {now, 0 or 1 for each session}: 1 means that its version was another and it was not written.
+--
+-- An event that would be one too many to wait becomes a dead letter at once, and is counted (o): what waits already is
+-- as it was, and a phone's events are sent in order still. Of too many dead letters the oldest go, counted too (d).
 --
 -- A crash before or after leaves nothing or all: a script is one write to the log and to replicas. A caller that lost
 -- the reply finds its own version there, re-applies the same receipts, and finds no change.
@@ -27,7 +34,7 @@ if ARGV[2] ~= '' and (redis.call('GET', KEYS[2]) or '0') ~= ARGV[2] then
   return {now, -1}
 end
 
-local at = 4
+local at = 5
 local function take()
   local value = ARGV[at]
   at = at + 1
@@ -35,8 +42,15 @@ local function take()
 end
 
 -- Read all before the first write.
-local plan, result, lanes = {}, {now}, {}
-for i = 1, tonumber(ARGV[3]) do
+local plan, result, lanes, audience = {}, {now}, {}, {}
+local most, most_dead = tonumber(ARGV[3]), tonumber(ARGV[4])
+for i = 1, tonumber(take()) do
+  local one = {queue = KEYS[tonumber(take())], counts = KEYS[tonumber(take())], dead = KEYS[tonumber(take())],
+               member = take(), added = 0, over = 0}
+  one.waiting = tonumber(redis.call('HGET', one.counts, 'w') or 0)
+  audience[i] = one
+end
+for i = 1, tonumber(take()) do
   local s = {key = KEYS[tonumber(take())], no = take(), member = take(), version = take(), value = take(),
              due = take(), expiry = take(), events = {}}
   local current = redis.call('GET', s.key)
@@ -44,7 +58,7 @@ for i = 1, tonumber(ARGV[3]) do
   for e = 1, tonumber(take()) do
     local event = {record = take(), routes = {}}
     for r = 1, tonumber(take()) do
-      local route = {queue = KEYS[tonumber(take())], bucket = KEYS[tonumber(take())], lane = take(), member = take()}
+      local route = {to = audience[tonumber(take())], bucket = KEYS[tonumber(take())], lane = take()}
       local id = route.bucket .. route.lane
       if lanes[id] == nil then
         lanes[id] = redis.call('HGET', route.bucket, route.lane)
@@ -76,17 +90,36 @@ for _, s in ipairs(plan) do
       local ms, seq = string.match(redis.call('XADD', KEYS[5], '*', 'r', event.record), '^(%d+)-(%d+)$')
       local position = struct.pack('>I8I4', tonumber(ms), tonumber(seq))
       for _, route in ipairs(event.routes) do
-        local id = route.bucket .. route.lane
+        local id, to = route.bucket .. route.lane, route.to
         local waiting = lanes[id]
-        if waiting then
-          lanes[id] = waiting .. position
+        if to.waiting + to.added >= most then
+          redis.call('XADD', to.dead, '*', 'r', event.record, 'e', 'too many events were waiting', 'a', 0, 'p', position)
+          to.over = to.over + 1
         else
-          lanes[id] = '\0' .. position
-          redis.call('ZADD', route.queue, now, route.lane)
-          redis.call('ZADD', KEYS[1], 'LT', now, route.member)
+          to.added = to.added + 1
+          if waiting then
+            lanes[id] = waiting .. position
+          else
+            lanes[id] = '\0' .. position
+            redis.call('ZADD', to.queue, now, route.lane)
+            redis.call('ZADD', KEYS[1], 'LT', now, to.member)
+          end
+          redis.call('HSET', route.bucket, route.lane, lanes[id])
         end
-        redis.call('HSET', route.bucket, route.lane, lanes[id])
       end
+    end
+  end
+end
+
+for _, to in ipairs(audience) do
+  if to.added > 0 then
+    redis.call('HINCRBY', to.counts, 'w', to.added)
+  end
+  if to.over > 0 then
+    redis.call('HINCRBY', to.counts, 'o', to.over)
+    local dropped = redis.call('XTRIM', to.dead, 'MAXLEN', most_dead)
+    if dropped > 0 then
+      redis.call('HINCRBY', to.counts, 'd', dropped)
     end
   end
 end

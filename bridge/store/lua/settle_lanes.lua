@@ -1,14 +1,18 @@
 #!lua flags=allow-oom
 -- Write down what became of the first events of lanes, and let the next ones go.
 --
--- KEYS  1 index  2 hold  3 queue  4 dead letters  5 kept records  6… the bucket of each delivery's lane, in order
--- ARGV  1 queue's index member  2 token  3 number of accepted deliveries, then of each
+-- KEYS  1 index  2 hold  3 queue  4 dead letters  5 kept records  6 counts  7 outcomes of this hour
+--       8… the bucket of each delivery's lane, in order
+-- ARGV  1 queue's index member  2 token  3 most dead letters  4 how long outcomes are kept, in ms
+--       5 of each accepted delivery the HTTP status less 200, a byte each  6 number of accepted deliveries, then of each
 --           lane, position (12 bytes)
 --       then for each of the others:
 --           lane, position, verb, a, b, c
 --             retrying           attempts made, due (Unix ms), -
 --             dead               attempts made, record, error
 --             back               -, due (Unix ms), -            not tried: its attempts stay as they were
+--
+-- Of too many dead letters the oldest go, and are counted (d in the counts; w is how many events wait).
 --
 -- Returns how many applied, or -1 if another token holds the queue. A delivery whose lane begins with another position
 -- was settled before, by this call's first try or by another holder, and does not apply.
@@ -23,22 +27,22 @@ end
 
 -- Read all before the first write. Plain tables: one for each delivery would take longer than the rest.
 local call, sub = redis.call, string.sub
-local places, waiting, planned, accepted, at = {}, {}, {}, tonumber(ARGV[3]), 4
-for i = 6, #KEYS do
+local places, waiting, planned, accepted, at = {}, {}, {}, tonumber(ARGV[6]), 7
+for i = 8, #KEYS do
   local lane = ARGV[at]
   local value = call('HGET', KEYS[i], lane)
   -- A lane whose lease ended on the way may have been sent twice: its first outcome here counts, as of two calls.
   if value and sub(value, 2, 13) == ARGV[at + 1] and not planned[lane] then
     places[#places + 1], waiting[i], planned[lane] = i, value, true
   end
-  at = at + (i > 5 + accepted and 6 or 2)
+  at = at + (i > 7 + accepted and 6 or 2)
 end
 
 local keeps = call('EXISTS', KEYS[5]) == 1
-local done = {}
+local done, told, gone, died = {}, {}, 0, false
 for _, i in ipairs(places) do
-  local other = i - 6 - accepted
-  at = other < 0 and 2 * i - 8 or 4 + 2 * accepted + 6 * other
+  local other = i - 8 - accepted
+  at = other < 0 and 2 * i - 9 or 7 + 2 * accepted + 6 * other
   local lane, position, verb = ARGV[at], ARGV[at + 1], other < 0 and 'accepted' or ARGV[at + 2]
   if verb == 'back' then
     call('ZADD', KEYS[3], ARGV[at + 4], lane)
@@ -46,7 +50,11 @@ for _, i in ipairs(places) do
     call('HSET', KEYS[i], lane, string.char(tonumber(ARGV[at + 3])) .. sub(waiting[i], 2))
     call('ZADD', KEYS[3], ARGV[at + 4], lane)
   else
-    if verb == 'dead' then
+    gone = gone + 1
+    if other < 0 then
+      told[#told + 1] = sub(position, 5) .. sub(waiting[i], 1, 1) .. sub(ARGV[5], i - 7, i - 7)
+    else
+      died = true
       call('XADD', KEYS[4], '*', 'r', ARGV[at + 4], 'e', ARGV[at + 5], 'a', ARGV[at + 3], 'p', position)
     end
     if keeps then
@@ -64,6 +72,21 @@ end
 -- In slices: Lua unpacks a few thousand values at most.
 for i = 1, #done, 1000 do
   redis.call('ZREM', KEYS[3], unpack(done, i, math.min(i + 999, #done)))
+end
+
+if gone > 0 then
+  call('HINCRBY', KEYS[6], 'w', -gone)
+end
+if #told > 0 then
+  -- Of the milliseconds the lowest 32 bits: the hour in the key tells the rest.
+  call('APPEND', KEYS[7], struct.pack('>I4I2', now % 4294967296, #told) .. table.concat(told))
+  call('PEXPIRE', KEYS[7], ARGV[4])
+end
+if died then
+  local dropped = call('XTRIM', KEYS[4], 'MAXLEN', ARGV[3])
+  if dropped > 0 then
+    call('HINCRBY', KEYS[6], 'd', dropped)
+  end
 end
 
 local first = redis.call('ZRANGE', KEYS[3], 0, 0, 'WITHSCORES')

@@ -1,0 +1,48 @@
+"""``bridge erase``: remove a phone from all that is kept."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import msgspec
+import typer
+
+from bridge.cli.common import accounts_of, opened
+from bridge.cli.output import progress, show
+from bridge.errors import UsageError
+
+if TYPE_CHECKING:
+    from bridge.store.erasure import Erased
+
+
+def erase(
+    phone: Annotated[str, typer.Option(metavar="P", help="The phone, in any spelling: compared on its digits.")],
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Count what would be removed, and remove nothing.")
+    ] = False,
+    json: Annotated[bool, typer.Option("--json", help="One JSON object: the counts.")] = False,
+) -> None:
+    """Remove a phone: from sessions, events, waiting deliveries, dead letters, failed attempts and rejected items.
+
+    Of every account. Later polls do not bring it back for sessions sent before now. A callback under way may still
+    arrive, and leave a note of its attempt: erase again a minute later to be sure. Bytes may remain in the server's
+    memory and snapshots until the log is trimmed; metadata is not searched.
+
+    \b
+    bridge erase --phone "(86)18500000001" --dry-run
+    """
+    if not any(char.isdigit() for char in phone):
+        raise UsageError("--phone: give the phone with its digits")
+    with opened() as bridge, progress("erasing") as advance:
+        done = bridge.erase(phone, accounts_of(bridge, None), advance, dry=dry_run)
+        if not dry_run:
+            _audit(bridge.settings.log_format, bridge.tombstones.of(phone), done)
+    show({**msgspec.structs.asdict(done), "dry_run": dry_run}, json=json)
+
+
+def _audit(log_format: str, tombstone: bytes, done: Erased) -> None:
+    """One line for the audit: which tombstone, never which phone."""
+    from bridge.observe.logs import get_logger, setup_logging
+
+    setup_logging("json" if log_format == "json" else "console")
+    get_logger("bridge").info("phone erased", tombstone=tombstone.hex()[:12], **msgspec.structs.asdict(done))

@@ -1,0 +1,107 @@
+"""Was this application told? What became of one event for one subscription, for as long as the event is kept.
+
+Accepted deliveries are noted by the call that settles them: in a string a subscription, shard and hour of settling,
+blocks of ``>IH`` (the lowest 32 bits of the Unix ms, how many follow) and for each delivery 10 bytes: the lowest 32
+bits of its position's milliseconds, its sequence, the attempts that failed before, and the HTTP status less 200.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+from typing import cast
+
+import msgspec
+
+from bridge.domain import events
+from bridge.domain.deliveries import DeadLetter
+from bridge.store import keys, positions
+from bridge.store.client import Call, Client
+from bridge.store.queues import QueueStore
+
+_HEAD = struct.Struct(">IH")
+_ENTRY = 10
+_HOUR_MS = 3_600_000
+_HOURS_AT_ONCE = 6
+
+
+class Told(msgspec.Struct, frozen=True, gc=False):
+    """An accepted delivery: when it was settled (Unix ms), at which attempt, with which HTTP status."""
+
+    at_ms: int
+    attempt: int
+    status: int
+
+
+class Waits(msgspec.Struct, frozen=True, gc=False):
+    """A delivery that waits: attempts made, when its line is due (Unix ms), how many events are before it in it."""
+
+    attempts: int
+    due_ms: int
+    behind: int
+
+
+class Fate(msgspec.Struct, frozen=True, gc=False):
+    """All that is known of one event for one subscription; any of them may be there beside another."""
+
+    waits: Waits | None
+    dead: DeadLetter | None
+    told: tuple[Told, ...]
+
+
+class OutcomeStore:
+    """Reads outcomes: for people, not for delivery, so that it may take its time."""
+
+    def __init__(self, client: Client, queues: QueueStore) -> None:
+        self._client = client
+        self._queues = queues
+
+    def fate(self, subscription: str, shard: int, position: bytes, record: bytes, now_ms: int) -> Fate:
+        """What became of the event at a position for a subscription, or is becoming of it."""
+        letters = self._queues.dead_letters(subscription)
+        dead = next((one for one in letters if (one.shard, one.position) == (shard, position)), None)
+        waits = self._waits(subscription, shard, position, record)
+        return Fate(waits, dead, tuple(self._told(subscription, shard, position, now_ms)))
+
+    def _waits(self, subscription: str, shard: int, position: bytes, record: bytes) -> Waits | None:
+        event = events.unpack(record)
+        lanes = [events.lane_id(event.session_no, event.phone), events.resend_lane(position)]
+        call = Call("peek_lanes", [keys.lanes(shard, subscription, lane) for lane in lanes], lanes)
+        values = cast("list[bytes]", self._client.run([call])[0])
+        scores = self._client.commands([["ZSCORE", keys.queue(shard, subscription), lane] for lane in lanes])
+        for value, score in zip(values, cast("list[bytes | None]", scores), strict=True):
+            attempts, places = positions.split(value) if value else (0, [])
+            if position in places:
+                behind = places.index(position)
+                return Waits(0 if behind else attempts, int(float(score or 0)), behind)
+        return None
+
+    def _told(self, subscription: str, shard: int, position: bytes, now_ms: int) -> Iterator[Told]:
+        """From the hour before its own on: a holder's clock may be seconds behind."""
+        hours = range(int.from_bytes(position[:8]) // _HOUR_MS - 1, now_ms // _HOUR_MS + 2)
+        for start in range(0, len(hours), _HOURS_AT_ONCE):
+            page = hours[start : start + _HOURS_AT_ONCE]
+            replies = self._client.commands([["GET", keys.told(shard, subscription, hour)] for hour in page])
+            for hour, noted in zip(page, cast("list[bytes | None]", replies), strict=True):
+                yield from _find(noted or b"", position[4:], hour)
+
+
+def _find(noted: bytes, wanted: bytes, hour: int) -> Iterator[Told]:
+    at = 0
+    while at < len(noted):
+        low, count = _HEAD.unpack_from(noted, at)
+        at += _HEAD.size
+        end = at + count * _ENTRY
+        found = noted.find(wanted, at, end)
+        while found >= 0:
+            if (found - at) % _ENTRY == 0:
+                yield Told(_whole_ms(low, hour), noted[found + 8] + 1, 200 + noted[found + 9])
+                break
+            found = noted.find(wanted, found + 1, end)
+        at = end
+
+
+def _whole_ms(low: int, hour: int) -> int:
+    """The time with these lowest 32 bits that is nearest to an hour: they come again after 49 days."""
+    base = hour * _HOUR_MS
+    return base + (low - base + 2**31) % 2**32 - 2**31

@@ -1,0 +1,136 @@
+"""Erasing a phone: wherever its events are, nothing of it is left, and nothing of anybody else's is gone."""
+
+from __future__ import annotations
+
+from typing import cast
+
+from bridge.domain import events
+from bridge.domain.commits import Due, Entry, Route, Write
+from bridge.domain.deliveries import FailedAttempt, Settlement
+from bridge.domain.outcome import Verdict
+from bridge.domain.status import PhoneState, SessionState
+from bridge.store import keys
+from bridge.store.erasure import Erased, ErasedPlaces, Eraser, Tombstones
+from bridge.store.secrets import SecretBox
+from tests.parts import SUB, Parts, entry, record, subscription
+
+MINE = b"m" * 16
+HERS, HIS = "18500000001", "18500000002"
+HOUR_MS = 3_600_000
+
+
+def erase(parts: Parts, phone: str = "(86)" + HERS, *, dry: bool = False) -> Erased:
+    eraser = Eraser(parts.client, parts.shards, keep_settled_ms=HOUR_MS, tell=lambda _more: None, dry=dry)
+    tombstones = Tombstones(parts.client, SecretBox([bytes(32)]))
+    return eraser.erase(phone, ["default", "shop"], tombstones, parts.now_ms())
+
+
+def told(parts: Parts, session_no: str, *numbers: str, sequence: int = 1) -> None:
+    """Record an event of each phone in a session that knows them."""
+    phones = tuple(PhoneState(number, "", 2, sequence, 1, 1, False) for number in numbers)
+    state = SessionState(sent_ms=1, tracked_ms=1, phones=phones)
+    parts.write(session_no, *(entry(session_no, number, sequence=sequence) for number in numbers), state=state)
+
+
+def is_anywhere(parts: Parts, phone: str) -> bool:
+    """Whether any value of the store still holds the phone's digits."""
+    for key in cast("list[bytes]", parts.redis.keys("*")):
+        kind = parts.redis.type(key)
+        if kind == b"string":
+            values: object = parts.redis.get(key)
+        elif kind == b"hash":
+            values = parts.redis.hgetall(key)
+        elif kind == b"stream":
+            values = parts.redis.xrange(key)
+        else:
+            values = parts.redis.zrange(key, 0, -1)
+        if phone in repr(values):
+            return True
+    return False
+
+
+def test_all_of_a_phone_goes_and_what_is_anothers_stays(parts: Parts) -> None:
+    parts.subscriptions.put(subscription())
+    for session_no in ("s1", "s2", "s3"):
+        told(parts, session_no, HERS, HIS)
+    for lane in parts.take(MINE, "s3"):
+        found = parts.log.fetch("default", {lane.shard: [lane.position]})[lane.shard, lane.position]
+        if events.unpack(found).session_no == "s3":
+            parts.queues.settle(MINE, {(SUB, lane.shard): [Settlement(lane, Verdict.DEAD, 1, 0, found, "gone")]})
+    failed = [FailedAttempt(1, "evt", 1, 500, 1, "", b"", events.phone_tag(phone)) for phone in (HERS, HIS)]
+    parts.attempts.add([(SUB, one) for one in failed])
+    parts.tracking.reject(
+        "default", [('{"phones": ["(86) 18500000001"]}', "bad"), ('{"phones": ["18500000002"]}', "bad")]
+    )
+
+    expected = Erased(sessions=3, events=3, waiting=2, dead=1, attempts=1, rejected=1)
+    assert erase(parts, dry=True) == expected
+    assert is_anywhere(parts, HERS)
+    assert not parts.subscriptions.load().erased
+    assert erase(parts) == expected
+
+    assert not is_anywhere(parts, HERS)
+    assert len(list(parts.log.read("default"))) == 3
+    assert sum(len(one.positions) for one in parts.queues.waiting(SUB, 99)) == 2
+    assert [events.unpack(one.record).phone for one in parts.queues.dead_letters(SUB)] == [HIS]
+    assert list(parts.attempts.newest(SUB)) == failed[1:]
+    assert len(list(parts.tracking.rejected("default"))) == 1
+    assert len(parts.subscriptions.load().erased) == 1
+    assert erase(parts) == Erased()
+    parts.assert_index_is_right()
+
+
+def test_what_is_missing_was_erased_or_is_lost(parts: Parts) -> None:
+    parts.subscriptions.put(subscription())
+    told(parts, "s1", HERS, HIS)
+    places = {events.unpack(one.record).phone: (one.shard, one.position) for one in parts.log.read("default")}
+    erase(parts)
+    erased = ErasedPlaces(parts.client, parts.shards)
+    assert erased.among("default", places.values()) == {places[HERS]}
+    erased.trim(["default"], parts.now_ms() + HOUR_MS)
+    assert erased.trim_tombstones(parts.now_ms() + HOUR_MS) == 1
+    assert erased.among("default", places.values()) == set()
+    assert not parts.subscriptions.load().erased
+
+
+def test_what_is_under_way_comes_back_as_nothing(parts: Parts) -> None:
+    """Its outcome, retried or dead, must not write the phone again; what waits behind it is gone too."""
+    parts.subscriptions.put(subscription())
+    told(parts, "s1", HERS)
+    told(parts, "s1", HERS, sequence=2)
+    (lane,) = parts.take(MINE, "s1")
+    assert erase(parts).waiting == 2
+    for verdict in (Verdict.RETRY, Verdict.DEAD, Verdict.ACCEPTED):
+        one = Settlement(lane, verdict, 1, parts.now_ms(), record("s1"), "HTTP 500")
+        assert parts.queues.settle(MINE, {(SUB, lane.shard): [one]}) == {(SUB, lane.shard): 0}
+    assert not is_anywhere(parts, HERS)
+    assert parts.queues.lengths([SUB]) == {SUB: 0}
+    parts.assert_index_is_right()
+
+
+def test_what_is_kept_aside_or_sent_again_goes_too(parts: Parts) -> None:
+    parts.subscriptions.put(subscription())
+    told(parts, "s1", HERS, HIS)
+    parts.log.trim("default", [SUB], parts.now_ms() + HOUR_MS)
+    assert erase(parts).waiting == 1
+    assert not is_anywhere(parts, HERS)
+    assert is_anywhere(parts, HIS)
+    assert parts.queues.tallies([SUB])[SUB].waiting == 1
+
+
+def test_a_commit_that_knew_nothing_of_it_is_refused(parts: Parts) -> None:
+    """A poll read the registry, then the phone was erased: it must decide again."""
+    versions = parts.subscriptions.load().versions
+    erase(parts)
+    late = Entry(record("s1", HERS), [Route(SUB, events.lane_id("s1", HERS))])
+    write = Write("s1", b"", SessionState(sent_ms=1, tracked_ms=1), Due.KEEP, None, [late])
+    assert parts.sessions.commit("default", [write], versions)["s1"].value == -1
+    assert not is_anywhere(parts, HERS)
+
+
+def test_a_settled_session_still_expires(parts: Parts) -> None:
+    state = SessionState(sent_ms=1, tracked_ms=1, settled_ms=5, phones=(PhoneState(HERS, "", 2, 1, 1, 1, False),))
+    parts.write("s1", due=Due.NONE, expires_ms=5 + HOUR_MS, state=state)
+    assert erase(parts).sessions == 1
+    assert parts.redis.zscore(keys.expiry(parts.shard("s1")), "default:s1") == 5 + HOUR_MS
+    assert parts.sessions.due_ms("default", "s1") is None
