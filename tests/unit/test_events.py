@@ -267,6 +267,19 @@ def test_a_record_starts_with_its_schema_and_keeps_all_fields() -> None:
     assert len(pack(changed(metadata="", description=""))) <= 120
 
 
+def test_a_record_of_the_first_schema_is_read_as_the_change_that_it_is() -> None:
+    """It ends with the metadata: a log that an earlier release wrote goes on being delivered, under the same ids."""
+    _, *fields = msgspec.structs.astuple(RECORD)[:17]
+    old = unpack(msgspec.msgpack.encode([1, *fields]))
+    assert old == changed(schema=1, type=0)
+    assert render("default", old) == render("default", RECORD)
+
+
+def test_a_record_of_a_newer_release_is_not_guessed_at() -> None:
+    with pytest.raises(msgspec.ValidationError, match="schema"):
+        unpack(pack(changed(schema=events.SCHEMA + 1)))
+
+
 @pytest.mark.parametrize("status", ["Success", "Unknow"])
 def test_a_record_is_made_of_the_change_and_the_session_before_it(status: str) -> None:
     state = transition(track(None, SessionRequest("s", metadata_json='{"a":1}'), NOW), [], NOW + 5, 10**9).state
