@@ -18,6 +18,7 @@ from bridge.domain import events
 from bridge.domain.commits import CommitResult, Due, Write
 from bridge.domain.erasure import KEY_BYTES, tombstone, without_phone
 from bridge.domain.receipts import normalise_phone
+from bridge.errors import BridgeError
 from bridge.store import keys, positions
 from bridge.store.attempts import AttemptLog
 from bridge.store.client import Argument, Call, Client
@@ -168,6 +169,7 @@ class Eraser:
             written = self._sessions.commit(account, [Write(session_no, stored.version, state, due, expires_ms)])
             if written[session_no] is CommitResult.WRITTEN:
                 return
+        raise BridgeError("a session kept changing while a phone was erased from it: erase it again")
 
     def _records(self, account: str, names: Sequence[str], digits: str) -> Iterator[tuple[int, dict[bytes, bytes]]]:
         """The phone's records, by shard and position: of the log, and kept aside once the log has dropped them."""
