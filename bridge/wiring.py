@@ -6,7 +6,7 @@ import logging
 import random
 import secrets
 from base64 import b32encode
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import cached_property
 from importlib.metadata import version
@@ -15,6 +15,7 @@ from threading import Lock
 from bridge.delivery.guard import UrlPolicy, check_resolved, parse_url
 from bridge.delivery.ports import Ports
 from bridge.delivery.transport import Transport
+from bridge.domain.breaker import BreakerPolicy
 from bridge.domain.policy import DeliveryPolicy, PollPolicy
 from bridge.domain.signing import SECRET_BYTES, encode_secret
 from bridge.domain.status import LONGEST_AGE_MS
@@ -135,8 +136,15 @@ class Bridge:
             "BRIDGE_SECRET_KEYS: not set; make one with `openssl rand -base64 32` and give it to every process"
         )
 
-    def subscribe(self, url: str, account: str = DEFAULT_ACCOUNT) -> tuple[Subscription, str, str | None]:
-        """Add a subscription. Returns it, its secret (``whsec_…``, shown this once), and a note on the URL's name.
+    def subscribe(
+        self,
+        url: str,
+        account: str = DEFAULT_ACCOUNT,
+        limited: Callable[[Subscription], Subscription] = lambda one: one,
+    ) -> tuple[Subscription, str, str | None]:
+        """Add a subscription, with the limits that ``limited`` gives it.
+
+        Returns it, its secret (``whsec_…``, shown this once), and a note on the URL's name.
 
         Raises:
             InvalidUrl: the URL is none that callbacks may go to, by itself or by an address it resolves to.
@@ -153,6 +161,7 @@ class Bridge:
             created_ms=self.clock.now_ms(),
             secrets=(self.secret_box.seal(key, name),),
         )
+        subscription = limited(subscription)
         self.subscriptions.put(subscription)
         return subscription, encode_secret(key), note
 
@@ -215,6 +224,8 @@ class Bridge:
             retry_ms=settings.callback_retry_ms,
             timeout_ms=settings.callback_timeout_ms,
             concurrency=settings.callback_concurrency,
+            rate=settings.callback_rate,
+            breaker=BreakerPolicy(disable_ms=settings.disable_after_ms),
         )
 
     @cached_property

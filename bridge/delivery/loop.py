@@ -20,7 +20,7 @@ from bridge.delivery.queue import HeldQueue, Ready
 from bridge.delivery.transport import Request, Transport
 from bridge.domain import events
 from bridge.domain.deliveries import Settlement
-from bridge.domain.outcome import Answer, Outcome, Verdict, judge
+from bridge.domain.outcome import ABORTED, Answer, Outcome, Verdict, judge
 from bridge.domain.policy import DeliveryPolicy
 
 MAX_IN_FLIGHT = 512
@@ -36,8 +36,13 @@ _SETTLE_AT = 256
 _SETTLE_AFTER_MS = 10
 _STAY_AWAKE_MS = 500
 _ABORT_AFTER_MS = 15_000
+_REFRESH_MS = 1_000
+"""How soon a slice hears that a subscription was edited, paused or disabled."""
 _TURN = 8
 """POSTs that one queue may start before the next has its turn."""
+_SHARE = 8
+"""A queue may have one part in so many of what is free under way: with little free it is little, for each alike. So
+many receivers that hang leave room for those that do not, and one that is alone has all that it may."""
 
 
 class Attempted(msgspec.Struct, frozen=True, kw_only=True):
@@ -63,8 +68,9 @@ class Surroundings(msgspec.Struct, frozen=True, kw_only=True):
     """What a slice is given to act with, beside the store.
 
     ``chance`` is uniform in [0, 1); ``stopping`` says that the process is to end; ``observe`` hears of every failed
-    attempt, ``complain`` of a subscription that cannot be served and why. ``keep_awake`` tells others that somebody
-    looks for new queues, ``hand_over`` that nobody does any more.
+    attempt, ``complain`` of a subscription that cannot be served and why, ``disabled`` of one that this slice
+    disabled and why. ``keep_awake`` tells others that somebody looks for new queues, ``hand_over`` that nobody does any
+    more.
     """
 
     chance: Callable[[], float]
@@ -72,6 +78,7 @@ class Surroundings(msgspec.Struct, frozen=True, kw_only=True):
     stopping: Callable[[], bool]
     observe: Callable[[Attempted], None]
     complain: Callable[[str, str], None]
+    disabled: Callable[[str, str], None]
     keep_awake: Callable[[], None]
     hand_over: Callable[[], None]
 
@@ -93,11 +100,13 @@ class Slice:
         self._transport = transport
         self._policy = policy
         self._around = around
-        self._intake = Intake(ports, policy, shards=shards, complain=around.complain)
+        self._intake = Intake(ports, policy, shards=shards, complain=around.complain, disabled=around.disabled)
+        self._unwell: list[HeldQueue] = []
         self._turns: deque[HeldQueue] = deque()
         self._headers = ["Content-Type: application/json", f"User-Agent: {around.user_agent}"]
         self._report = Report()
         self._began_ms = self._looked_ms = self._renewed_ms = self._worked_ms = self._settled_ms = self._woke_ms = 0
+        self._refreshed_ms = 0
         self._look_every_ms = _QUICK_LOOK_MS
         self._handed_over = False
 
@@ -107,7 +116,7 @@ class Slice:
         Raises:
             StoreUnreachable: no answer; what was under way comes due again when its lease ends.
         """
-        now_ms = self._began_ms = self._renewed_ms = self._worked_ms = self._clock.now_ms()
+        now_ms = self._began_ms = self._renewed_ms = self._worked_ms = self._refreshed_ms = self._clock.now_ms()
         try:
             while not self._is_over(now_ms):
                 self._look(now_ms)
@@ -142,6 +151,7 @@ class Slice:
             self._around.hand_over()
         found = self._intake.look(now_ms, accept_new=accept_new)
         self._look_every_ms = _QUICK_LOOK_MS if found else min(_SLOW_LOOK_MS, self._look_every_ms + 1)
+        self._unwell += [queue for queue in queues if queue.health.hastening and queue not in self._unwell]
         if len(self._turns) != len(queues) or any(queue.lost for queue in self._turns):
             self._turns = deque(queues)
 
@@ -159,8 +169,9 @@ class Slice:
             waiting = len(self._turns) if self._serve(queue, now_ms) else waiting - 1
 
     def _serve(self, queue: HeldQueue, now_ms: int) -> int:
+        share = max(1, (MAX_IN_FLIGHT - self._transport.in_flight) // _SHARE)
         for started in range(_TURN):
-            ready = queue.next()
+            ready = queue.next(now_ms, share)
             if ready is None:
                 return started
             self._post(queue, ready, now_ms)
@@ -188,6 +199,7 @@ class Slice:
             f"webhook-signature: {signed}",
         ]
         queue.in_flight += 1
+        queue.host.in_flight += 1
         self._transport.start(
             Request(_Flight(queue, ready), queue.subscription.url, headers, body, self._policy.timeout_ms)
         )
@@ -215,6 +227,12 @@ class Slice:
             time.sleep(wait_ms / 1000)  # the transport waits for nothing where nothing is under way
         now_ms = self._clock.now_ms()
         self._settle(now_ms)
+        if self._unwell:
+            self._unwell = [queue for queue in self._unwell if not self._intake.tend(queue, now_ms)]
+        if now_ms - self._refreshed_ms >= _REFRESH_MS:
+            self._refreshed_ms = now_ms
+            for queue in self._intake.refresh():
+                self._hand_all_back(queue, now_ms)
         if now_ms - self._renewed_ms >= self._policy.renew_ms:
             self._renewed_ms = now_ms
             self._intake.renew()
@@ -231,22 +249,42 @@ class Slice:
             flight = cast("_Flight", request.key)
             queue, ready = flight.queue, flight.ready
             queue.in_flight -= 1
+            queue.host.in_flight -= 1
             attempt = ready.lane.attempts + 1
-            outcome = judge(answer, attempt, self._policy.retry_ms, now_ms, self._around.chance())
+            outcome = judge(answer, attempt, queue.retry_ms, now_ms, self._around.chance())
             if queue.lost:
                 self._report.unsettled += 1
             if outcome.verdict is Verdict.ACCEPTED:
                 self._report.accepted += 1
                 queue.settled.append(Settlement(ready.lane, Verdict.ACCEPTED))
+                if queue.succeeded():
+                    self._unwell.append(queue)
                 continue
-            if outcome.verdict is Verdict.RETRY:
-                self._report.retrying += 1
-            else:
-                self._report.dead += 1
             self._around.observe(Attempted(subscription=queue.id, attempt=attempt, answer=answer, outcome=outcome))
+            self._failed(queue, ready, attempt, outcome, now_ms)
+
+    def _failed(self, queue: HeldQueue, ready: Ready, attempt: int, outcome: Outcome, now_ms: int) -> None:
+        verdict = outcome.verdict
+        if verdict is Verdict.DISABLE:
+            # The event stays the first of its lane, and its attempts what they were: it is parked, not failed.
+            queue.ending = queue.ending or outcome.error
+            queue.settled.append(Settlement(ready.lane, None, due_ms=now_ms))
+        else:
+            self._report.retrying += verdict is Verdict.RETRY
+            self._report.dead += verdict is Verdict.DEAD
             queue.settled.append(
-                Settlement(ready.lane, outcome.verdict, attempt, outcome.due_ms, ready.record or b"", outcome.error)
+                Settlement(ready.lane, verdict, attempt, outcome.due_ms, ready.record or b"", outcome.error)
             )
+        # An abort is the receiver's word on one event, and says that it is well.
+        concerns = queue.ending or (outcome.error != ABORTED and queue.failed(outcome, self._policy.breaker, now_ms))
+        if concerns and not queue.lost:
+            self._unwell.append(queue)
+            self._hand_all_back(queue, now_ms)
+
+    def _hand_all_back(self, queue: HeldQueue, now_ms: int) -> None:
+        queue.limit = 1
+        while queue.ready:
+            self._hand_back(queue, queue.ready.popleft(), now_ms)
 
     def _settle(self, now_ms: int) -> None:
         waiting = sum(len(queue.settled) for queue in self._intake.queues.values())
@@ -260,8 +298,7 @@ class Slice:
     def _wind_up(self, now_ms: int) -> None:
         """Start nothing more, wait for what is under way, hand back the rest."""
         for queue in self._intake.queues.values():
-            while queue.ready:
-                self._hand_back(queue, queue.ready.popleft(), now_ms)
+            self._hand_all_back(queue, now_ms)
         patience_ms = _ABORT_AFTER_MS if self._around.stopping() else self._policy.timeout_ms + 1000
         deadline_ms = now_ms + patience_ms
         while self._transport.in_flight and now_ms < deadline_ms:
@@ -271,6 +308,7 @@ class Slice:
             flight = cast("_Flight", request.key)
             queue, ready = flight.queue, flight.ready
             queue.in_flight -= 1
+            queue.host.in_flight -= 1
             queue.settled.append(Settlement(ready.lane, None, due_ms=now_ms))
         self._report.unsettled += self._intake.settle(list(self._intake.queues.values()))
         self._intake.release(list(self._intake.queues.values()))

@@ -26,6 +26,7 @@ u{i}:log:<a>             stream bridge.poll, bridge.trim                BRIDGE_K
 u{i}:hold:<sub>          string bridge.deliver                          a TTL of at most 45 s
 u{i}:q:<sub>             zset   bridge.poll, bridge.deliver             one member a waiting lane
 u{i}:l:<sub>:<bucket>    hash   bridge.poll, bridge.deliver             one field a waiting lane
+u{i}:state:<sub>         hash   bridge.deliver, subscriptions pause     four fields
 u{i}:kept:<sub>          hash   bridge.trim, bridge.deliver             what waits for longer than the log keeps
 u{i}:dead:<sub>          stream bridge.deliver, bridge.trim             BRIDGE_KEEP_DEAD
 ======================== ====== ======================================= ================================================
@@ -48,6 +49,11 @@ lanes, and stays a listpack."""
 def shard_of(session_no: str, shards: int) -> int:
     """The shard that a session lives in."""
     return crc32(session_no.encode()) % shards
+
+
+def home_of(subscription: str, shards: int) -> int:
+    """The shard whose hold decides who serves a subscription."""
+    return crc32(subscription.encode()) % shards
 
 
 def account(name: str) -> str:
@@ -113,6 +119,11 @@ def queue(shard: int, subscription: str) -> str:
 def lanes(shard: int, subscription: str, lane: bytes) -> str:
     """The hash that holds a lane (8 bytes): its first two bytes choose it."""
     return f"u{{{shard}}}:l:{subscription}:{int.from_bytes(lane[:2]) % LANE_BUCKETS}"
+
+
+def state(shard: int, subscription: str) -> str:
+    """A queue's ``gate``, ``parked`` and ``dropped``; in its home shard the receiver's ``health`` too."""
+    return f"u{{{shard}}}:state:{subscription}"
 
 
 def kept(shard: int, subscription: str) -> str:

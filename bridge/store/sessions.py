@@ -186,6 +186,13 @@ def _commit_call(shard: int, account: str, writes: Sequence[Write], registry_ver
             known = places[key] = len(names)
         return known
 
+    def place_queue(subscription: str) -> int:
+        known = places.get(key := keys.queue(shard, subscription))
+        if known is None:
+            names.extend((key, keys.state(shard, subscription)))
+            known = places[key] = len(names) - 1
+        return known
+
     args: list[Argument] = [keys.poll_member(account), registry_version, len(writes)]
     for write in writes:
         args += (
@@ -202,7 +209,7 @@ def _commit_call(shard: int, account: str, writes: Sequence[Write], registry_ver
             args += (entry.record, len(entry.routes))
             for route in entry.routes:
                 args += (
-                    place(keys.queue(shard, route.subscription)),
+                    place_queue(route.subscription),
                     place(keys.lanes(shard, route.subscription, route.lane)),
                     route.lane,
                     keys.queue_member(route.subscription),

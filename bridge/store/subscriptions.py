@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import cast
 
 import msgspec
 
-from bridge.domain.subscriptions import Subscription
+from bridge.domain.subscriptions import Subscription, SubscriptionState
 from bridge.errors import NotFound
 from bridge.store import keys
-from bridge.store.client import Client
+from bridge.store.client import Call, Client
 
 _packer = msgspec.msgpack.Encoder()
 _unpacker = msgspec.msgpack.Decoder(Subscription)
@@ -81,13 +81,55 @@ class SubscriptionStore:
         """
         (value,) = self._client.commands([["HGET", keys.SUBSCRIPTIONS, subscription]])
         if value is None:
-            raise NotFound(f"no subscription {subscription}: see `bridge subscriptions list`")
+            raise _unknown(subscription)
         return _unpacker.decode(cast("bytes", value))
 
     def put(self, subscription: Subscription) -> None:
         """Add or replace a subscription. When this returns, every later commit knows it."""
         self._client.commands([["HSET", keys.SUBSCRIPTIONS, subscription.id, _packer.encode(subscription)]])
         self._bump(range(self._shards))
+
+    def change(self, subscription: str, changed: Callable[[Subscription], Subscription | None]) -> Subscription | None:
+        """Replace a subscription by what ``changed`` makes of it, again if somebody else changed it meanwhile.
+
+        Returns the new one, or None where ``changed`` did, and nothing was written. When this returns, every later
+        commit and slice knows it.
+
+        Raises:
+            NotFound: there is none of this id.
+        """
+        while True:
+            (value,) = self._client.commands([["HGET", keys.SUBSCRIPTIONS, subscription]])
+            if value is None:
+                raise _unknown(subscription)
+            old = cast("bytes", value)
+            new = changed(_unpacker.decode(old))
+            if new is None:
+                return None
+            call = Call("change_subscription", [keys.SUBSCRIPTIONS], [subscription, old, _packer.encode(new)])
+            if self._client.run([call]) == [1]:
+                self._bump(range(self._shards))
+                return new
+
+    def disable(self, subscription: str, reason: str, now_ms: int) -> bool:
+        """Disable an active subscription. Returns whether it was active, and there at all."""
+        try:
+            done = self.change(
+                subscription,
+                lambda one: (
+                    msgspec.structs.replace(one, state=SubscriptionState.DISABLED, reason=reason, since_ms=now_ms)
+                    if one.is_active
+                    else None
+                ),
+            )
+        except NotFound:
+            return False
+        return done is not None
+
+    def version(self) -> bytes:
+        """One shard's version: whoever remembers another must load anew."""
+        (version,) = self._client.commands([["GET", keys.registry(self._shards - 1)]])
+        return cast("bytes | None", version) or b"0"
 
     def remove(self, subscription: str) -> None:
         """Forget a subscription. When this returns, no later commit routes an event to it.
@@ -97,10 +139,14 @@ class SubscriptionStore:
         """
         (removed,) = self._client.commands([["HDEL", keys.SUBSCRIPTIONS, subscription]])
         if not removed:
-            raise NotFound(f"no subscription {subscription}: see `bridge subscriptions list`")
+            raise _unknown(subscription)
         self._bump(range(self._shards))
 
     def _bump(self, shards: Iterable[int]) -> None:
         # Random, not counted on: a number that the server lost with its last second would come again, and stand for
         # another registry in a poller that still remembers the first.
         self._client.commands([["SET", keys.registry(shard), secrets.token_hex(8)] for shard in shards])
+
+
+def _unknown(subscription: str) -> NotFound:
+    return NotFound(f"no subscription {subscription}: see `bridge subscriptions list`")

@@ -1,7 +1,8 @@
 #!lua
 -- Write sessions of one shard and account, each with its events, its subscriptions' queues and its next due time.
 --
--- KEYS  1 index  2 registry  3 expiry  4 due  5 log  6… session keys, queues, lane buckets, by their place here
+-- KEYS  1 index  2 registry  3 expiry  4 due  5 log  6… session keys, queues each with its state, lane buckets,
+--         by their place here
 -- ARGV  1 account's index member
 --       2 expected registry version, "" to write whatever it is
 --       3 number of sessions, then for each:
@@ -10,7 +11,7 @@
 --           next due (Unix ms; "" none, "keep" the present one, or now where there is none),
 --           expiry (Unix ms; "" none), number of events, then for each:
 --             record, number of routes, then for each:
---               queue key's place, bucket key's place, lane (8 bytes), queue's index member
+--               queue key's place (its state key is the next), bucket key's place, lane (8 bytes), queue's index member
 --
 -- Returns {now in Unix ms, -1} if the registry has another version and nothing was written, else
 --         {now, 0 or 1 for each session}: 1 means that its version was another and it was not written.
@@ -35,7 +36,7 @@ local function take()
 end
 
 -- Read all before the first write.
-local plan, result, lanes = {}, {now}, {}
+local plan, result, lanes, gates = {}, {now}, {}, {}
 for i = 1, tonumber(ARGV[3]) do
   local s = {key = KEYS[tonumber(take())], no = take(), member = take(), version = take(), value = take(),
              due = take(), expiry = take(), events = {}}
@@ -44,10 +45,16 @@ for i = 1, tonumber(ARGV[3]) do
   for e = 1, tonumber(take()) do
     local event = {record = take(), routes = {}}
     for r = 1, tonumber(take()) do
-      local route = {queue = KEYS[tonumber(take())], bucket = KEYS[tonumber(take())], lane = take(), member = take()}
+      local at_queue = tonumber(take())
+      local route = {queue = KEYS[at_queue], bucket = KEYS[tonumber(take())], lane = take(), member = take()}
       local id = route.bucket .. route.lane
       if lanes[id] == nil then
         lanes[id] = redis.call('HGET', route.bucket, route.lane)
+      end
+      if gates[route.queue] == nil then
+        -- What is parked is in no index, and what is gated not before its time: nobody need look for it.
+        local state = redis.call('HMGET', KEYS[at_queue + 1], 'parked', 'gate')
+        gates[route.queue] = not state[1] and math.max(now, tonumber(state[2] or 0))
       end
       event.routes[r] = route
     end
@@ -83,7 +90,9 @@ for _, s in ipairs(plan) do
         else
           lanes[id] = '\0' .. position
           redis.call('ZADD', route.queue, now, route.lane)
-          redis.call('ZADD', KEYS[1], 'LT', now, route.member)
+          if gates[route.queue] then
+            redis.call('ZADD', KEYS[1], 'LT', gates[route.queue], route.member)
+          end
         end
         redis.call('HSET', route.bucket, route.lane, lanes[id])
       end

@@ -1,7 +1,7 @@
 #!lua flags=allow-oom
 -- Write down what became of the first events of lanes, and let the next ones go.
 --
--- KEYS  1 index  2 hold  3 queue  4 dead letters  5 kept records  6… the bucket of each delivery's lane, in order
+-- KEYS  1 index  2 hold  3 queue  4 dead letters  5 kept records  6 state  7… each delivery's lane's bucket, in order
 -- ARGV  1 queue's index member  2 token  3 number of accepted deliveries, then of each
 --           lane, position (12 bytes)
 --       then for each of the others:
@@ -24,21 +24,22 @@ end
 -- Read all before the first write. Plain tables: one for each delivery would take longer than the rest.
 local call, sub = redis.call, string.sub
 local places, waiting, planned, accepted, at = {}, {}, {}, tonumber(ARGV[3]), 4
-for i = 6, #KEYS do
+for i = 7, #KEYS do
   local lane = ARGV[at]
   local value = call('HGET', KEYS[i], lane)
   -- A lane whose lease ended on the way may have been sent twice: its first outcome here counts, as of two calls.
   if value and sub(value, 2, 13) == ARGV[at + 1] and not planned[lane] then
     places[#places + 1], waiting[i], planned[lane] = i, value, true
   end
-  at = at + (i > 5 + accepted and 6 or 2)
+  at = at + (i > 6 + accepted and 6 or 2)
 end
 
 local keeps = call('EXISTS', KEYS[5]) == 1
+local state = call('HMGET', KEYS[6], 'parked', 'gate')
 local done = {}
 for _, i in ipairs(places) do
-  local other = i - 6 - accepted
-  at = other < 0 and 2 * i - 8 or 4 + 2 * accepted + 6 * other
+  local other = i - 7 - accepted
+  at = other < 0 and 2 * i - 10 or 4 + 2 * accepted + 6 * other
   local lane, position, verb = ARGV[at], ARGV[at + 1], other < 0 and 'accepted' or ARGV[at + 2]
   if verb == 'back' then
     call('ZADD', KEYS[3], ARGV[at + 4], lane)
@@ -67,8 +68,8 @@ for i = 1, #done, 1000 do
 end
 
 local first = redis.call('ZRANGE', KEYS[3], 0, 0, 'WITHSCORES')
-if first[2] then
-  redis.call('ZADD', KEYS[1], first[2], ARGV[1])
+if first[2] and not state[1] then
+  redis.call('ZADD', KEYS[1], math.max(tonumber(first[2]), tonumber(state[2] or 0)), ARGV[1])
 else
   redis.call('ZREM', KEYS[1], ARGV[1])
 end
