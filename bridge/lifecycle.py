@@ -97,6 +97,6 @@ def edit(bridge: Bridge, name: str, changed: Callable[[Subscription], Subscripti
     if new is None:
         raise AssertionError("a change that is always made was not")
     if new.url != old.url:
-        # What is known of the receiver is known of another. If a slice holds the queue, it finds that by itbridge.
-        bridge.queues.note_health(secrets.token_bytes(16), name, AT_ONCE)
+        # What is known of the receiver is known of another. If a slice holds the queue, it finds that by itself.
+        bridge.queues.note_health(secrets.token_bytes(16), name, AT_ONCE, held=False)
     return new, note

@@ -19,8 +19,8 @@ from bridge.errors import SecretsUnreadable
 MAX_QUEUES = 64
 _DUE_AT_ONCE = 128
 _position = attrgetter("position")
-_ASK_AGAIN_MS = 200
-"""How soon to ask again for a queue that another slice holds."""
+_ASK_AGAIN_MS = 50
+"""How soon to ask again for a queue that another slice holds: what comes in between waits for as long."""
 _HASTEN_AT_ONCE = 1_000
 
 
@@ -109,7 +109,7 @@ class Intake:
         now_ms = self._ports.clock.now_ms()
         for queue in list(queues):
             left = queue.to_leave(now_ms)
-            if not queue.lost and not queue.parked and left != queue.noted:
+            if not queue.lost and not queue.parked and (left != queue.noted or left.hastening):
                 self._ports.queues.note_health(self._token, queue.id, left)
             held += [(queue.id, shard) for shard in queue.shards]
             self.queues.pop(queue.id, None)
@@ -141,6 +141,7 @@ class Intake:
             queue.parked = True
             self._disable(queue, now_ms)
         if queue.is_to_be_noted and not queue.parked and not queue.lost:
+            self.settle([queue])  # it would put the queue's place in the index back to its first retry
             self._note(queue, queue.health)
         if queue.parked or queue.lost or not queue.health.hastening:
             return True

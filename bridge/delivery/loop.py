@@ -233,13 +233,22 @@ class Slice:
             self._refreshed_ms = now_ms
             for queue in self._intake.refresh():
                 self._hand_all_back(queue, now_ms)
+            # Whoever resumes them waits for that.
+            self._let_go([queue for queue in self._intake.queues.values() if queue.parked and queue.idle])
+        if self._handed_over:
+            # Beside stragglers: another slice can serve them for longer than this one.
+            self._let_go([queue for queue in self._intake.queues.values() if queue.idle])
         if now_ms - self._renewed_ms >= self._policy.renew_ms:
             self._renewed_ms = now_ms
             self._intake.renew()
             # Queues that went idle are free for others, who may have room for more at once.
-            self._intake.release([queue for queue in self._intake.queues.values() if queue.idle])
-            self._turns = deque(self._intake.queues.values())
+            self._let_go([queue for queue in self._intake.queues.values() if queue.idle])
         return now_ms
+
+    def _let_go(self, queues: list[HeldQueue]) -> None:
+        if queues:
+            self._intake.release(queues)
+            self._turns = deque(self._intake.queues.values())
 
     def _judge(self, finished: list[tuple[Request, Answer]]) -> None:
         if not finished:
@@ -299,6 +308,7 @@ class Slice:
         """Start nothing more, wait for what is under way, hand back the rest."""
         for queue in self._intake.queues.values():
             self._hand_all_back(queue, now_ms)
+        self._handed_over = True
         patience_ms = _ABORT_AFTER_MS if self._around.stopping() else self._policy.timeout_ms + 1000
         deadline_ms = now_ms + patience_ms
         while self._transport.in_flight and now_ms < deadline_ms:

@@ -100,7 +100,8 @@ class HeldQueue:
     @property
     def idle(self) -> bool:
         """Whether nothing of it is left in this slice."""
-        return not (self.ready or self.in_flight or self.settled or self.health.hastening)
+        busy = self.ready or self.in_flight or self.settled or (self.health.hastening and not self.parked)
+        return not busy
 
     @property
     def room(self) -> int:

@@ -97,21 +97,24 @@ class QueueStore:
         )
         return [_health_of(cast("bytes", reply)) if reply else WELL for reply in replies]
 
-    def note_health(self, token: bytes, subscription: str, health: Health) -> bool:
-        """Note how a receiver is, and gate its queue in every shard. Returns whether the caller still held it."""
+    def note_health(self, token: bytes, subscription: str, health: Health, *, held: bool = True) -> bool:
+        """Note how a receiver is, and gate its queue in every shard. Returns whether that was for the caller to do.
+
+        ``held``: only if the caller holds the queue's home shard; else also if nobody does.
+        """
         home = keys.home_of(subscription, self._shards)
         packed = b"" if health == WELL else _packer.encode(health)
-        replies = self._client.run(
-            [
-                Call(
-                    "gate_queue",
-                    _places(shard, subscription),
-                    [keys.queue_member(subscription), token, health.gate_ms, packed if shard == home else "keep"],
-                )
-                for shard in range(self._shards)
-            ]
+        args: list[Argument] = [keys.queue_member(subscription), token, health.gate_ms]
+        due = "due" if health.hastening else ""  # though every lane's retry lies ahead
+        first = Call("gate_queue", _places(home, subscription), [*args, packed, "held" if held else "", due])
+        # First, and alone: of a subscription that was removed nothing may be left behind in the others.
+        if self._client.run([first]) != [1]:
+            return False
+        others = [shard for shard in range(self._shards) if shard != home]
+        self._client.run(
+            [Call("gate_queue", _places(shard, subscription), [*args, "keep", "", due]) for shard in others]
         )
-        return replies[home] == 1
+        return True
 
     def hasten(self, token: bytes, subscription: str, limit: int) -> bool:
         """Make retries due now, at most ``limit`` a shard. Returns whether there may be more of them.

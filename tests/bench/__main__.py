@@ -1,4 +1,4 @@
-"""``python -m tests.bench [delivery] [tracking]``: measure, and print a table with the targets beside the figures."""
+"""``python -m tests.bench [delivery] [tracking] [neighbours]``: measure, and print the targets beside the figures."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from collections.abc import Sequence
 
 import msgspec
 
-from tests.bench import delivery, tracking
+from tests.bench import delivery, neighbours, tracking
 
 Row = tuple[str, ...]
 
 
 def main(argv: Sequence[str]) -> int:
-    """Run what was asked for, both without a name."""
+    """Run what was asked for; delivery and tracking without a name."""
     options = _parser().parse_args(argv)
     rows = options.rows or ["delivery", "tracking"]
     found: dict[str, object] = {}
@@ -29,6 +29,10 @@ def main(argv: Sequence[str]) -> int:
             result = delivery.measure(sizes)
             found[row] = result
             text = delivery_text(result)
+        elif row == "neighbours":
+            beside = neighbours.measure(neighbours.Sizes(seconds=options.seconds, rounds=options.rounds))
+            found[row] = beside
+            text = neighbours_text(beside)
         else:
             track = tracking.measure(
                 tracking.Sizes(
@@ -47,13 +51,14 @@ def main(argv: Sequence[str]) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__)
-    parser.add_argument("rows", nargs="*", choices=["delivery", "tracking", []], help="what to measure; both")
+    parser.add_argument("rows", nargs="*", choices=["delivery", "tracking", "neighbours", []], help="what to measure")
     parser.add_argument("--rounds", type=int, default=3, help="rounds, of which the median counts (3)")
     parser.add_argument("--events", type=int, default=20_000, help="delivery: events a round (20,000)")
     parser.add_argument("--celery-events", type=int, default=1_000, help="delivery: of them by Celery tasks (1,000)")
     parser.add_argument("--celery-pool", choices=["prefork", "threads"], default="prefork", help="(prefork)")
     parser.add_argument("--messages", type=int, default=500, help="tracking: messages of 100 sessions a round (500)")
     parser.add_argument("--celery-sessions", type=int, default=1_000, help="tracking: sessions by plain tasks (1,000)")
+    parser.add_argument("--seconds", type=int, default=20, help="neighbours: how long each is measured (20)")
     parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
     return parser
 
@@ -92,6 +97,17 @@ def tracking_text(result: tracking.Tracking) -> str:
         _shown("less than a plain task a session", result.celery["cpu"] / result.bridge["cpu"], "×"),
     ]
     return _text("tracking", result.about, table, goals)
+
+
+def neighbours_text(result: neighbours.Neighbours) -> str:
+    table: list[Row] = [("healthy receiver", "p50 ms", "p99 ms", "worst ms")]
+    for name, one in (("alone", result.alone), (f"beside {neighbours.HANGING} that hang", result.beside)):
+        table.append((name, f"{one['p50']:,.1f}", f"{one['p99']:,.1f}", f"{one['worst']:,.1f}"))
+    goals = [
+        ("target", "wanted", "measured", ""),
+        _goal("p99, of alone", "≤ 2 ×", result.beside["p99"] / result.alone["p99"], "×", high=2),
+    ]
+    return _text("neighbours", result.about, table, goals)
 
 
 def _goal(what: str, wanted: str, measured: float, unit: str, *, low: float = 0.0, high: float = float("inf")) -> Row:

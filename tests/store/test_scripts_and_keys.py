@@ -70,7 +70,7 @@ def test_every_kind_of_key_is_in_the_catalogue(parts: Parts) -> None:
     parts.write("s2", expires_ms=9)
     (first, second) = parts.take(b"t" * 16, "s1")
     parts.redis.hset(keys.kept(first.shard, "sub_a"), second.position.hex(), "r")
-    parts.queues.note_health(b"t" * 16, "sub_a", Health(1))
+    parts.queues.note_health(b"t" * 16, "sub_a", Health(1), held=False)
     parts.redis.xadd(keys.dead(first.shard, "sub_a"), {"r": b"", "e": "", "a": "1", "p": ""})
 
     names = {key.decode() for key in cast("list[bytes]", parts.redis.keys("*"))}

@@ -3,13 +3,14 @@
 --
 -- KEYS  1 index  2 hold  3 queue  4 state
 -- ARGV  1 queue's index member  2 token  3 gate (Unix ms, 0 for none)  4 health: "" none, "keep" as it is
+--       5 "held" if the token must hold the queue, "" if no other may  6 "due" to have the queue looked at now
 --
 -- Returns 1, or 0 if another token holds the queue and nothing was written.
 --
 -- A crash before: nothing happened. After some shards of a subscription: the next holder reads the home shard's health,
 -- and gates the others.
 local holder = redis.call('GET', KEYS[2])
-if holder and holder ~= ARGV[2] then
+if holder ~= ARGV[2] and (holder or ARGV[5] == 'held') then
   return 0
 end
 local parked = redis.call('HGET', KEYS[4], 'parked')
@@ -26,7 +27,7 @@ elseif ARGV[4] ~= 'keep' then
 end
 local first = redis.call('ZRANGE', KEYS[3], 0, 0, 'WITHSCORES')
 if first[2] and not parked then
-  redis.call('ZADD', KEYS[1], math.max(tonumber(first[2]), gate), ARGV[1])
+  redis.call('ZADD', KEYS[1], ARGV[6] == 'due' and 1 or math.max(tonumber(first[2]), gate), ARGV[1])
 else
   redis.call('ZREM', KEYS[1], ARGV[1])
 end
