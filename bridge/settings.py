@@ -124,6 +124,12 @@ class Settings(BaseSettings):
     callback_concurrency: Annotated[int, whole(1, 1_000)] = _setting(
         "20", "Attempts at once for one subscription, so that a slow receiver is not flooded."
     )
+    callback_rate: Annotated[float | None, fraction("0.01", "10000", "attempts a second")] = _setting(
+        None, "Attempts a second for one subscription. Unset: as many as it answers."
+    )
+    disable_after_ms: Annotated[int, duration("1m", "90d")] = _setting(
+        "5d", "How long a receiver may fail, with only an attempt now and then, before its subscription is disabled."
+    )
     callback_ca_file: Annotated[Path | None, existing_file()] = _setting(
         None, "A PEM file of certificate authorities to trust instead of the public ones."
     )

@@ -15,6 +15,7 @@ from threading import Lock
 from bridge.delivery.guard import UrlPolicy, check_resolved, parse_url
 from bridge.delivery.ports import Ports
 from bridge.delivery.transport import Transport
+from bridge.domain.breaker import BreakerPolicy
 from bridge.domain.events import event_id, lane_id, pack, record_of_test
 from bridge.domain.policy import DeliveryPolicy, Limits, PollPolicy
 from bridge.domain.signing import SECRET_BYTES, encode_secret
@@ -153,9 +154,15 @@ class Bridge:
         )
 
     def subscribe(
-        self, url: str, account: str = DEFAULT_ACCOUNT, options: Options = PLAIN
+        self,
+        url: str,
+        account: str = DEFAULT_ACCOUNT,
+        options: Options = PLAIN,
+        limited: Callable[[Subscription], Subscription] = lambda one: one,
     ) -> tuple[Subscription, str, str | None]:
-        """Add a subscription. Returns it, its secret (``whsec_…``, shown this once), and a note on the URL's name.
+        """Add a subscription, with the limits that ``limited`` gives it.
+
+        Returns it, its secret (``whsec_…``, shown this once), and a note on the URL's name.
 
         Raises:
             InvalidUrl: the URL is none that callbacks may go to, by itself or by an address it resolves to.
@@ -179,6 +186,7 @@ class Bridge:
             options,
             self.secret_box,
         )
+        subscription = limited(subscription)
         self.subscriptions.put(subscription)
         return subscription, encode_secret(key), note
 
@@ -281,6 +289,8 @@ class Bridge:
             retry_ms=settings.callback_retry_ms,
             timeout_ms=settings.callback_timeout_ms,
             concurrency=settings.callback_concurrency,
+            rate=settings.callback_rate,
+            breaker=BreakerPolicy(disable_ms=settings.disable_after_ms),
         )
 
     @cached_property

@@ -10,7 +10,6 @@ from contextlib import suppress
 from functools import cached_property
 from threading import Event
 from time import monotonic
-from zlib import crc32
 
 import msgspec
 
@@ -18,10 +17,12 @@ from bridge.delivery.loop import Attempted, Report, Slice, Surroundings
 from bridge.domain.outcome import Verdict
 from bridge.domain.tracking import SessionRequest, sort_items, to_wire
 from bridge.errors import AccountError, BridgeError, InvalidSession, UsageError
+from bridge.lifecycle import finish_release
 from bridge.observe.logs import get_logger
 from bridge.polling.poll import Step
 from bridge.settings import load_settings
 from bridge.store.attempts import KEPT_MS
+from bridge.store.keys import home_of
 from bridge.wiring import DEFAULT_ACCOUNT, USER_AGENT, Bridge
 
 _log = get_logger(__name__)
@@ -177,6 +178,7 @@ class Process:
             stopping=self._stopping.is_set,
             observe=_report_attempt,
             complain=self._complain,
+            disabled=_report_disabled,
             keep_awake=lambda: bridge.wakes.keep("deliver", _WAKE_MS),
             hand_over=self._hand_over,
         )
@@ -195,7 +197,7 @@ class Process:
         # One that could not be served a moment ago would only wake a slice after a slice; the tick asks each second.
         names = sorted({name for name, _ in due.queues if not self._has_complained(name)})
         shards = bridge.settings.shards
-        homes = [(name, crc32(name.encode()) % shards) for name in names]
+        homes = [(name, home_of(name, shards)) for name in names]
         if not all(bridge.queues.held(homes)):
             self._wake_deliver()
 
@@ -219,6 +221,9 @@ class Process:
         while bridge.sessions.expire(now_ms, _EXPIRE_AT_ONCE) and not self._stopping.is_set():
             pass
         registry = bridge.subscriptions.load()
+        for one in registry.by_id().values():
+            if one.releasing:
+                finish_release(bridge, one.id)  # whoever resumed it was stopped
         audiences = {name: [one.id for one in registry.of(name)] for name in bridge.tracking.accounts()}
         for account, names in audiences.items():
             dropped, kept = bridge.log.trim(account, names, now_ms - settings.keep_events_ms)
@@ -285,6 +290,12 @@ def _report_attempt(attempted: Attempted) -> None:
         error=attempted.outcome.error,
         next_attempt_ms=attempted.outcome.due_ms or None,
     )
+
+
+def _report_disabled(subscription: str, reason: str) -> None:
+    # An error, which is reported too: nothing is sent there any more until somebody resumes it.
+    hint = f"its events are parked; see `bridge subscriptions resume {subscription} --help`"
+    _log.error("subscription disabled", subscription=subscription, reason=reason, hint=hint)
 
 
 def _report_slice(report: Report) -> None:

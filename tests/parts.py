@@ -130,12 +130,19 @@ class Parts:
         """Every index names exactly its shard's due-sets, by their earliest due time."""
         for shard in range(self.shards):
             expected = {
-                member: cast("list[tuple[bytes, float]]", self.redis.zrange(name, 0, 0, withscores=True))[0][1]
+                member: max(
+                    cast("list[tuple[bytes, float]]", self.redis.zrange(name, 0, 0, withscores=True))[0][1],
+                    float(self._gate(shard, member) or 0),
+                )
                 for member, name in self._due_sets(shard).items()
+                if self._gate(shard, member, "parked") is None
             }
             found = cast("list[tuple[bytes, float]]", self.redis.zrange(keys.index(shard), 0, -1, withscores=True))
             assert {member.decode(): score for member, score in found} == expected
             self._assert_lanes_are_queued(shard)
+
+    def _gate(self, shard: int, member: str, field: str = "gate") -> bytes | None:
+        return cast("bytes | None", self.redis.hget(keys.state(shard, member[2:]), field)) if member[0] == "q" else None
 
     def _due_sets(self, shard: int) -> dict[str, str]:
         """The due-sets of a shard, by their members in its index."""

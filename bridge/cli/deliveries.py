@@ -48,10 +48,11 @@ _ATTEMPT = {
 
 
 class State(StrEnum):
-    """Where a delivery stands: pending → retrying → dead."""
+    """Where a delivery stands: pending → retrying → dead; parked, while its subscription is paused or disabled."""
 
     PENDING = "pending"
     RETRYING = "retrying"
+    PARKED = "parked"
     DEAD = "dead"
 
 
@@ -125,6 +126,7 @@ def _subscriptions(bridge: Bridge, subscription: str | None) -> list[Subscriptio
 
 
 def _waiting(bridge: Bridge, wanted: list[Subscription], state: State, limit: int) -> list[dict[str, object]]:
+    wanted = [one for one in wanted if one.is_active != (state is State.PARKED)]
     found = [(one, lane) for one in wanted for lane in _lanes(bridge, one.id, state, limit)]
     next_due = heapq.nsmallest(limit, found, key=lambda pair: pair[1].due_ms)
     records = {one.id: _records(bridge, one, [lane for own, lane in next_due if own.id == one.id]) for one in wanted}
@@ -134,7 +136,7 @@ def _waiting(bridge: Bridge, wanted: list[Subscription], state: State, limit: in
             one,
             records[one.id].get((lane.shard, lane.positions[0])),
             attempts=lane.attempts,
-            due_ms=lane.due_ms,
+            due_ms=None if state is State.PARKED else lane.due_ms,
             behind=len(lane.positions) - 1,
         )
         for one, lane in next_due
@@ -147,7 +149,7 @@ def _lanes(bridge: Bridge, subscription: str, state: State, limit: int) -> list[
     reach = limit
     while True:
         lanes = bridge.queues.waiting(subscription, reach)
-        found = [lane for lane in lanes if (lane.attempts > 0) == (state is State.RETRYING)]
+        found = [lane for lane in lanes if state is State.PARKED or (lane.attempts > 0) == (state is State.RETRYING)]
         if len(found) >= limit or reach >= total:
             return found[:limit]
         reach *= 4

@@ -8,14 +8,26 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from bridge.cli.common import Account, Json, checked_account, moment, opened
+from bridge.cli.limits import Concurrency, Rate, Retry, limits
 from bridge.cli.output import At, show, table
 from bridge.cli.secret_files import SecretFile, parse_overlap_ms, read_identity, read_secret
+from bridge.domain.durations import format_durations_ms
 from bridge.domain.events import STATUS_CHANGED
 from bridge.domain.headers import parse_headers
-from bridge.domain.subscriptions import BodyFormat, Options, PhoneFormat, Subscription, parse_statuses, parse_types
+from bridge.domain.subscriptions import (
+    BodyFormat,
+    Deliver,
+    Options,
+    PhoneFormat,
+    Subscription,
+    parse_statuses,
+    parse_types,
+)
 from bridge.errors import BridgeError, UsageError
 
 if TYPE_CHECKING:
+    from bridge.domain.breaker import Health
+    from bridge.domain.deliveries import Tally
     from bridge.wiring import Bridge
 
 subscriptions = typer.Typer(no_args_is_help=True)
@@ -27,6 +39,7 @@ _COLUMNS = {
     "state": "state",
     "created_at": "created",
     "waiting": "waiting",
+    "parked": "parked",
 }
 Types = Annotated[str, typer.Option(metavar="TYPE,…", help="Of which types of events it hears.")]
 Statuses = Annotated[
@@ -63,6 +76,9 @@ def add(
     client_cert: ClientCert = None,
     client_key: ClientKey = None,
     ca_file: CaFile = None,
+    rate: Rate = None,
+    concurrency: Concurrency = None,
+    retry: Retry = None,
     json: Annotated[bool, typer.Option("--json", help="One JSON object: id, url and secret.")] = False,
 ) -> None:
     """Subscribe a URL to every change from now on. Its secret is shown this once.
@@ -81,8 +97,9 @@ def add(
         secret=read_secret(secret_file),
         identity=read_identity(client_cert, client_key, ca_file),
     )
+    limited = limits(rate, concurrency, retry)
     with opened() as bridge:
-        subscription, secret, note = bridge.subscribe(url, account, options)
+        subscription, secret, note = bridge.subscribe(url, account, options, limited)
         phone_key = bridge.signing_keys.of(subscription).phone_key.hex()
     shown = {"id": subscription.id, "url": subscription.url, "secret": secret}
     show(shown | ({"phone_key": phone_key} if phone_key else {}), json=json)
@@ -100,7 +117,8 @@ def add(
 
 @subscriptions.command("list")
 def list_(account: Account = None, json: Json = False) -> None:
-    """List subscriptions. "waiting" counts the phones with an event that is not accepted yet.
+    """List subscriptions. "waiting" counts the phones with an event that is not accepted yet, "parked" those of a
+    subscription that is paused or disabled.
 
     \b
     bridge subscriptions list
@@ -112,7 +130,7 @@ def list_(account: Account = None, json: Json = False) -> None:
             if account is None or one.account == checked_account(account)
         ]
         waiting = bridge.queues.lengths([one.id for one in found])
-    table([_about(one) | {"waiting": waiting[one.id]} for one in found], _COLUMNS, json=json)
+    table([_about(one) | _waits(one, waiting[one.id]) for one in found], _COLUMNS, json=json)
     if not found and not json:
         print("no subscriptions: add one with `bridge subscriptions add URL`")
 
@@ -128,17 +146,13 @@ def show_(subscription: _Id, json: Json = False) -> None:
         found = bridge.subscriptions.get(subscription)
         waiting, _ = _counts(bridge, found.id)
         tally = bridge.queues.tallies([found.id])[found.id]
-    counts = {
-        "waiting": waiting,
-        "waiting_events": tally.waiting,
-        "dead": tally.dead,
-        "over_backlog": tally.over_backlog,
-        "over_kept": tally.over_kept,
-        "dead_dropped": tally.dead_dropped,
-    }
-    show(_about(found) | counts, json=json)
+        (health,) = bridge.queues.health([found.id])
+        dropped = bridge.queues.dropped(found.id)
+    show(_about(found) | _condition(found, health) | _waits(found, waiting) | _tallied(tally, dropped), json=json)
     if json:
         return
+    if not found.is_active:
+        print(f"\nTo send again: bridge subscriptions resume {found.id} --deliver all|latest|none")
     if tally.dead:
         print(f"\nWhy: bridge deliveries list --state dead --subscription {found.id}")
     if tally.limited:
@@ -212,6 +226,73 @@ def remove(
         print(f"removed {found.id}")
 
 
+@subscriptions.command()
+def pause(subscription: _Id, json: Json = False) -> None:
+    """Send nothing to a subscription until it is resumed: its events are parked. Attempts under way are finished.
+
+    \b
+    bridge subscriptions pause sub_abcdefghijklmnop
+    """
+    from bridge.lifecycle import pause as pause_it
+
+    with opened() as bridge:
+        paused = pause_it(bridge, subscription)
+    show(_about(paused), json=True) if json else print(f"paused {paused.id}")
+
+
+@subscriptions.command()
+def resume(
+    subscription: _Id,
+    deliver: Annotated[
+        Deliver, typer.Option(help="What of the parked events: all, the latest of each phone and session, or none.")
+    ] = Deliver.ALL,
+    json: Json = False,
+) -> None:
+    """Send to a subscription again that was paused or disabled. The parked events' retries start anew.
+
+    Waits for attempts that are still under way.
+
+    \b
+    bridge subscriptions resume sub_abcdefghijklmnop --deliver latest
+    """
+    from bridge.lifecycle import resume as resume_it
+
+    with opened() as bridge:
+        resumed, dropped = resume_it(bridge, subscription, deliver)
+    if json:
+        show(_about(resumed) | {"dropped": dropped}, json=True)
+    else:
+        print(f"resumed {resumed.id}" + (f"; {dropped:,} events dropped" if dropped else ""))
+
+
+@subscriptions.command()
+def edit(  # noqa: PLR0917 - a command's options; Typer calls by name
+    subscription: _Id,
+    url: Annotated[str | None, typer.Option(metavar="URL", help="Where callbacks go from now on.")] = None,
+    rate: Rate = None,
+    concurrency: Concurrency = None,
+    retry: Retry = None,
+    json: Json = False,
+) -> None:
+    """Change a subscription's URL or limits, for what waits too. Its id and secret stay.
+
+    \b
+    bridge subscriptions edit sub_abcdefghijklmnop --rate 50 --concurrency 5
+    """
+    if url is None and rate is None and concurrency is None and retry is None:
+        raise UsageError("nothing to change: give --url, --rate, --concurrency or --retry")
+    from msgspec.structs import replace
+
+    from bridge.lifecycle import edit as edit_it
+
+    limited = limits(rate, concurrency, retry)
+    with opened() as bridge:
+        edited, note = edit_it(bridge, subscription, lambda one: limited(one if url is None else replace(one, url=url)))
+    show(_about(edited), json=True) if json else print(f"edited {edited.id}")
+    if note is not None:
+        print(f"note: {note}", file=sys.stderr)
+
+
 def _confirm(subscription: Subscription, waiting: int, dead: int) -> None:
     lost = f"events wait for {waiting:,} phones, and there are {dead:,} dead letters: they would be lost"
     if not sys.stdin.isatty():
@@ -235,6 +316,35 @@ def _about(subscription: Subscription) -> dict[str, object]:
         "headers": [one.name for one in subscription.headers],
         "created_at": At(ms=subscription.created_ms),
     }
+
+
+def _condition(subscription: Subscription, health: Health) -> dict[str, object]:
+    retry_ms = subscription.retry_ms
+    return {
+        "reason": subscription.reason or None,
+        "since": moment(subscription.since_ms),
+        "rate": subscription.rate,
+        "concurrency": subscription.concurrency,
+        "retry": None if retry_ms is None else format_durations_ms(retry_ms),
+        "failures_in_a_row": health.failures,
+        "failing_since": At(ms=health.opened_ms) if health.is_open else None,
+        "next_attempt_at": moment(health.gate_ms),
+    }
+
+
+def _tallied(tally: Tally, dropped: int) -> dict[str, object]:
+    return {
+        "waiting_events": tally.waiting,
+        "dead": tally.dead,
+        "over_backlog": tally.over_backlog,
+        "over_kept": tally.over_kept,
+        "dead_dropped": tally.dead_dropped,
+        "dropped": dropped,
+    }
+
+
+def _waits(subscription: Subscription, lanes: int) -> dict[str, object]:
+    return {"waiting": lanes, "parked": 0} if subscription.is_active else {"waiting": 0, "parked": lanes}
 
 
 def _counts(bridge: Bridge, subscription: str) -> tuple[int, int]:

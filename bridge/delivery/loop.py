@@ -21,7 +21,7 @@ from bridge.delivery.transport import Request, Transport
 from bridge.domain import events
 from bridge.domain.deliveries import FailedAttempt, Settlement
 from bridge.domain.formats import understood
-from bridge.domain.outcome import Answer, Outcome, Verdict, judge
+from bridge.domain.outcome import ABORTED, Answer, Outcome, Verdict, judge
 from bridge.domain.policy import DeliveryPolicy
 from bridge.errors import BridgeError
 
@@ -41,8 +41,13 @@ _NOTE_AFTER_MS = 500
 """Failed attempts are noted for people: a later note costs nobody anything, a round trip for each would."""
 _STAY_AWAKE_MS = 500
 _ABORT_AFTER_MS = 15_000
+_REFRESH_MS = 100
+"""How soon a slice hears that a subscription was edited, paused or disabled, or that a key leaked."""
 _TURN = 8
 """POSTs that one queue may start before the next has its turn."""
+_SHARE = 8
+"""A queue may have one part in so many of what is free under way: with little free it is little, for each alike. So
+many receivers that hang leave room for those that do not, and one that is alone has all that it may."""
 
 
 class Attempted(msgspec.Struct, frozen=True, kw_only=True):
@@ -71,8 +76,9 @@ class Surroundings(msgspec.Struct, frozen=True, kw_only=True):
     """What a slice is given to act with, beside the store.
 
     ``chance`` is uniform in [0, 1); ``stopping`` says that the process is to end; ``observe`` hears of every failed
-    attempt, ``complain`` of a subscription that cannot be served and why. ``keep_awake`` tells others that somebody
-    looks for new queues, ``hand_over`` that nobody does any more.
+    attempt, ``complain`` of a subscription that cannot be served and why, ``disabled`` of one that this slice
+    disabled and why. ``keep_awake`` tells others that somebody looks for new queues, ``hand_over`` that nobody does any
+    more.
     """
 
     chance: Callable[[], float]
@@ -80,6 +86,7 @@ class Surroundings(msgspec.Struct, frozen=True, kw_only=True):
     stopping: Callable[[], bool]
     observe: Callable[[Attempted], None]
     complain: Callable[[str, str], None]
+    disabled: Callable[[str, str], None]
     keep_awake: Callable[[], None]
     hand_over: Callable[[], None]
 
@@ -99,16 +106,18 @@ class Slice:
     ) -> None:
         self._clock = ports.clock
         self._attempts = ports.attempts
-        self._failed: list[tuple[str, FailedAttempt]] = []
+        self._failures: list[tuple[str, FailedAttempt]] = []
         self._transport = transport
         self._policy = policy
         self._around = around
-        self._intake = Intake(ports, policy, shards=shards, complain=around.complain)
+        self._intake = Intake(ports, policy, shards=shards, complain=around.complain, disabled=around.disabled)
+        self._unwell: list[HeldQueue] = []
         self._turns: deque[HeldQueue] = deque()
         self._headers = ["Content-Type: application/json", f"User-Agent: {around.user_agent}"]
         self._report = Report()
         self._began_ms = self._looked_ms = self._renewed_ms = self._worked_ms = self._settled_ms = self._woke_ms = 0
         self._noted_ms = 0
+        self._refreshed_ms = 0
         self._look_every_ms = _QUICK_LOOK_MS
         self._handed_over = False
 
@@ -118,7 +127,7 @@ class Slice:
         Raises:
             StoreUnreachable: no answer; what was under way comes due again when its lease ends.
         """
-        now_ms = self._began_ms = self._renewed_ms = self._worked_ms = self._clock.now_ms()
+        now_ms = self._began_ms = self._renewed_ms = self._worked_ms = self._refreshed_ms = self._clock.now_ms()
         try:
             while not self._is_over(now_ms):
                 self._look(now_ms)
@@ -153,6 +162,7 @@ class Slice:
             self._around.hand_over()
         found = self._intake.look(now_ms, accept_new=accept_new)
         self._look_every_ms = _QUICK_LOOK_MS if found else min(_SLOW_LOOK_MS, self._look_every_ms + 1)
+        self._unwell += [queue for queue in queues if queue.health.hastening and queue not in self._unwell]
         if len(self._turns) != len(queues) or any(queue.lost for queue in self._turns):
             self._turns = deque(queues)
 
@@ -170,8 +180,9 @@ class Slice:
             waiting = len(self._turns) if self._serve(queue, now_ms) else waiting - 1
 
     def _serve(self, queue: HeldQueue, now_ms: int) -> int:
+        share = max(1, (MAX_IN_FLIGHT - self._transport.in_flight) // _SHARE)
         for started in range(_TURN):
-            ready = queue.next()
+            ready = queue.next(now_ms, share)
             if ready is None:
                 return started
             self._post(queue, ready, now_ms)
@@ -198,6 +209,7 @@ class Slice:
             f"webhook-signature: {queue.sign(message_id, now_ms, body)}",
         ]
         queue.in_flight += 1
+        queue.host.in_flight += 1
         self._transport.start(
             Request(
                 _Flight(queue, ready), queue.subscription.url, headers, body, self._policy.timeout_ms, queue.identity
@@ -227,13 +239,28 @@ class Slice:
             time.sleep(wait_ms / 1000)  # the transport waits for nothing where nothing is under way
         now_ms = self._clock.now_ms()
         self._settle(now_ms)
+        if self._unwell:
+            self._unwell = [queue for queue in self._unwell if not self._intake.tend(queue, now_ms)]
+        if now_ms - self._refreshed_ms >= _REFRESH_MS:
+            self._refreshed_ms = now_ms
+            for queue in self._intake.refresh():
+                self._hand_all_back(queue, now_ms)
+            # Whoever resumes them waits for that.
+            self._let_go([queue for queue in self._intake.queues.values() if queue.parked and queue.idle])
+        if self._handed_over:
+            # Beside stragglers: another slice can serve them for longer than this one.
+            self._let_go([queue for queue in self._intake.queues.values() if queue.idle])
         if now_ms - self._renewed_ms >= self._policy.renew_ms:
             self._renewed_ms = now_ms
             self._intake.renew()
             # Queues that went idle are free for others, who may have room for more at once.
-            self._intake.release([queue for queue in self._intake.queues.values() if queue.idle])
-            self._turns = deque(self._intake.queues.values())
+            self._let_go([queue for queue in self._intake.queues.values() if queue.idle])
         return now_ms
+
+    def _let_go(self, queues: list[HeldQueue]) -> None:
+        if queues:
+            self._intake.release(queues)
+            self._turns = deque(self._intake.queues.values())
 
     def _judge(self, finished: list[tuple[Request, Answer]]) -> None:
         if not finished:
@@ -243,35 +270,55 @@ class Slice:
             flight = cast("_Flight", request.key)
             queue, ready = flight.queue, flight.ready
             queue.in_flight -= 1
+            queue.host.in_flight -= 1
             answer = understood(queue.subscription.format, received)
             attempt = ready.lane.attempts + 1
-            outcome = judge(answer, attempt, self._policy.retry_ms, now_ms, self._around.chance())
+            outcome = judge(answer, attempt, queue.retry_ms, now_ms, self._around.chance())
             if queue.lost:
                 self._report.unsettled += 1
             if outcome.verdict is Verdict.ACCEPTED:
                 self._report.accepted += 1
                 queue.settled.append(Settlement(ready.lane, Verdict.ACCEPTED, status=answer.status))
+                if queue.succeeded():
+                    self._unwell.append(queue)
                 continue
-            if outcome.verdict is Verdict.RETRY:
-                self._report.retrying += 1
-            else:
-                self._report.dead += 1
-            self._failed.append((queue.id, _failed(queue, ready, outcome, answer, now_ms)))
+            self._failures.append((queue.id, _note_of(queue, ready, outcome, answer, now_ms)))
             self._around.observe(Attempted(subscription=queue.id, attempt=attempt, answer=answer, outcome=outcome))
+            self._failed(queue, ready, attempt, outcome, now_ms)
+
+    def _failed(self, queue: HeldQueue, ready: Ready, attempt: int, outcome: Outcome, now_ms: int) -> None:
+        verdict = outcome.verdict
+        if verdict is Verdict.DISABLE:
+            # The event stays the first of its lane, and its attempts what they were: it is parked, not failed.
+            queue.ending = queue.ending or outcome.error
+            queue.settled.append(Settlement(ready.lane, None, due_ms=now_ms))
+        else:
+            self._report.retrying += verdict is Verdict.RETRY
+            self._report.dead += verdict is Verdict.DEAD
             queue.settled.append(
-                Settlement(ready.lane, outcome.verdict, attempt, outcome.due_ms, ready.record or b"", outcome.error)
+                Settlement(ready.lane, verdict, attempt, outcome.due_ms, ready.record or b"", outcome.error)
             )
+        # An abort is the receiver's word on one event, and says that it is well.
+        concerns = queue.ending or (outcome.error != ABORTED and queue.failed(outcome, self._policy.breaker, now_ms))
+        if concerns and not queue.lost:
+            self._unwell.append(queue)
+            self._hand_all_back(queue, now_ms)
+
+    def _hand_all_back(self, queue: HeldQueue, now_ms: int) -> None:
+        queue.limit = 1
+        while queue.ready:
+            self._hand_back(queue, queue.ready.popleft(), now_ms)
 
     def _note(self) -> None:
         """Keep failed attempts for people. Never in the way of delivery: a server that refuses them loses them."""
-        failed, self._failed = self._failed, []
+        failed, self._failures = self._failures, []
         try:
             self._attempts.add(failed)
         except BridgeError:
             self._report.unnoted += len(failed)
 
     def _settle(self, now_ms: int) -> None:
-        if len(self._failed) >= _NOTE_AT or (self._failed and now_ms - self._noted_ms >= _NOTE_AFTER_MS):
+        if len(self._failures) >= _NOTE_AT or (self._failures and now_ms - self._noted_ms >= _NOTE_AFTER_MS):
             self._noted_ms = now_ms
             self._note()
         waiting = sum(len(queue.settled) for queue in self._intake.queues.values())
@@ -285,8 +332,8 @@ class Slice:
     def _wind_up(self, now_ms: int) -> None:
         """Start nothing more, wait for what is under way, hand back the rest."""
         for queue in self._intake.queues.values():
-            while queue.ready:
-                self._hand_back(queue, queue.ready.popleft(), now_ms)
+            self._hand_all_back(queue, now_ms)
+        self._handed_over = True
         patience_ms = _ABORT_AFTER_MS if self._around.stopping() else self._policy.timeout_ms + 1000
         deadline_ms = now_ms + patience_ms
         while self._transport.in_flight and now_ms < deadline_ms:
@@ -296,15 +343,16 @@ class Slice:
             flight = cast("_Flight", request.key)
             queue, ready = flight.queue, flight.ready
             queue.in_flight -= 1
+            queue.host.in_flight -= 1
             queue.settled.append(Settlement(ready.lane, None, due_ms=now_ms))
         self._report.unsettled += self._intake.settle(list(self._intake.queues.values()))
-        if self._failed:
+        if self._failures:
             self._note()
         self._intake.release(list(self._intake.queues.values()))
         self._report.more = self._intake.full
 
 
-def _failed(queue: HeldQueue, ready: Ready, outcome: Outcome, answer: Answer, now_ms: int) -> FailedAttempt:
+def _note_of(queue: HeldQueue, ready: Ready, outcome: Outcome, answer: Answer, now_ms: int) -> FailedAttempt:
     event = events.unpack(ready.record or b"")
     return FailedAttempt(
         now_ms,

@@ -1,4 +1,7 @@
-"""One subscription's queue while a slice holds it: what is ready to send, what is under way, what is to settle."""
+"""One subscription's queue while a slice holds it: what is ready to send, what is under way, what is to settle.
+
+How many attempts it may have under way follows from its own limits and from how its receiver has been.
+"""
 
 from __future__ import annotations
 
@@ -6,15 +9,24 @@ from collections import deque
 
 import msgspec
 
+from bridge.domain import breaker
+from bridge.domain.breaker import BreakerPolicy, Health
 from bridge.domain.credentials import FOREVER_MS, Credentials
 from bridge.domain.deliveries import Lane, Settlement
+from bridge.domain.durations import format_duration_ms
 from bridge.domain.formats import renderer
+from bridge.domain.outcome import Outcome
+from bridge.domain.policy import DeliveryPolicy
 from bridge.domain.signing import Signer
 from bridge.domain.subscriptions import Subscription
 
 _LARGEST_BUFFER = 1024
 _SOON_MS = 50
 """Claims that follow one another sooner than this are too small: each costs four round trips, however much it takes."""
+_CATCH_UP_MS = 100
+"""How far behind its rate a subscription may fall and still make up for it: turns of the loop are not to the ms."""
+_MOST_A_HOST = 128
+"""Connections to one host, however many subscriptions name it: a quarter of a slice's."""
 
 
 class Ready(msgspec.Struct, frozen=True, gc=False):
@@ -25,22 +37,54 @@ class Ready(msgspec.Struct, frozen=True, gc=False):
     lease_end_ms: int
 
 
-class HeldQueue:
-    """A queue that this slice holds. ``lost`` once another one does."""
+class Host:
+    """How many attempts a slice has under way to one host, of all subscriptions."""
 
-    def __init__(self, subscription: Subscription, credentials: Credentials, concurrency: int) -> None:
-        self.adopt(subscription, credentials)
-        self.concurrency = concurrency
+    __slots__ = ("in_flight",)
+
+    def __init__(self) -> None:
+        self.in_flight = 0
+
+
+class HeldQueue:
+    """A queue that this slice holds. ``lost`` once another one does; ``ending``, why it is to be disabled.
+
+    ``health`` is how its receiver is, ``noted`` what the store knows of that. ``parked`` once its subscription is
+    paused or disabled: nothing more of it is started.
+    """
+
+    def __init__(
+        self,
+        subscription: Subscription,
+        credentials: Credentials,
+        policy: DeliveryPolicy,
+        host: Host,
+    ) -> None:
+        self.host = host
+        self.ending = ""
+        self.concurrency = self.limit = 0
+        self.parked = False
+        self._is_probing = False
+        self.configure(subscription, credentials, policy)
+        self.take_over(breaker.WELL)
         self.shards: set[int] = set()
         self.ready: deque[Ready] = deque()
         self.in_flight = 0
         self.settled: list[Settlement] = []
         self.lost = False
-        self._buffer = max(32, concurrency)
+        self._buffer = max(32, self.concurrency)
         self._took_ms = 0
 
-    def adopt(self, subscription: Subscription, credentials: Credentials) -> None:
-        """Send as the subscription says now: it may be edited while it is held."""
+    def take_over(self, health: Health) -> None:
+        """Go on from how the receiver was when the last holder left it."""
+        self.health = breaker.WELL if health == breaker.WELL else health
+        self.noted = health
+        self._next_ms = float(health.pace_ms)
+        # A receiver that is just back, or asked for quiet, gets one at first, and one more for each it accepts.
+        self.limit = 1 if health.gate_ms or health.hastening else self.concurrency
+
+    def configure(self, subscription: Subscription, credentials: Credentials, policy: DeliveryPolicy) -> None:
+        """Go by what its subscription says now: it may be edited while it is held."""
         self.subscription = subscription
         self.headers = credentials.headers
         self.identity = credentials.identity
@@ -48,6 +92,12 @@ class HeldQueue:
         self._keys = credentials.keys
         self._signer = Signer(())
         self._signs_until_ms = 0
+        self.concurrency = self.limit = subscription.concurrency or policy.concurrency
+        self.retry_ms = policy.retry_ms if subscription.retry_ms is None else subscription.retry_ms
+        rate = subscription.rate or policy.rate
+        self._interval_ms = 1000 / rate if rate else 0.0
+        # What waits for its turn by the rate must be sent before its lease ends.
+        self._most_ready = max(1, round(rate * policy.renew_ms / 1000)) if rate else _LARGEST_BUFFER
 
     def sign(self, message_id: str, now_ms: int, body: bytes) -> str:
         """The ``webhook-signature`` header, with the keys that sign now."""
@@ -65,14 +115,18 @@ class HeldQueue:
     @property
     def idle(self) -> bool:
         """Whether nothing of it is left in this slice."""
-        return not (self.ready or self.in_flight or self.settled)
+        busy = self.ready or self.in_flight or self.settled or (self.health.hastening and not self.parked)
+        return not busy
 
     @property
     def room(self) -> int:
-        """How many more lanes to claim: none while enough are ready."""
-        if len(self.ready) > self._buffer // 2:
+        """How many more lanes to claim: none while enough are ready, one where it is to be a probe."""
+        if self.parked or self.ending or self.health.hastening:
             return 0
-        return self._buffer - len(self.ready)
+        if self.health.is_open:
+            return int(not (self.ready or self.in_flight))
+        size = min(self._buffer, self._most_ready)
+        return 0 if len(self.ready) > size // 2 else size - len(self.ready)
 
     def took(self, lanes: int, now_ms: int) -> None:
         """Learn from a claim: a backlog sent as fast as it is claimed gets a larger buffer, for fewer claims."""
@@ -80,8 +134,46 @@ class HeldQueue:
             self._buffer = min(_LARGEST_BUFFER, 2 * self._buffer)
         self._took_ms = now_ms
 
-    def next(self) -> Ready | None:
-        """The next lane to start, None where the subscription has enough under way or nothing is ready."""
-        if self.in_flight >= self.concurrency or not self.ready:
+    def next(self, now_ms: int, share: int) -> Ready | None:
+        """The next lane to start, None where nothing is ready, or enough is under way: at most ``share``, in any case.
+
+        What is returned counts against the rate.
+        """
+        if not self.ready or self.in_flight >= self.limit or self.in_flight >= share:
             return None
+        if self.host.in_flight >= _MOST_A_HOST:
+            return None
+        if self._interval_ms:
+            if self._next_ms > now_ms:
+                return None
+            self._next_ms = max(self._next_ms, now_ms - _CATCH_UP_MS) + self._interval_ms
+        self._is_probing = self.health.is_open
         return self.ready.popleft()
+
+    def succeeded(self) -> bool:
+        """Learn that an attempt was accepted. Returns whether there is something to note or do about it."""
+        if self.limit < self.concurrency and not self.ending:
+            self.limit += 1
+        if self.health is breaker.WELL:
+            return False
+        self.health = breaker.succeeded(self.health)
+        return self.is_to_be_noted or self.health.hastening
+
+    def failed(self, outcome: Outcome, policy: BreakerPolicy, now_ms: int) -> bool:
+        """Learn that an attempt failed. Returns whether there is something to note or do about it."""
+        self.health = breaker.failed(self.health, policy, now_ms, probe=self._is_probing, quiet_ms=outcome.slow_ms)
+        if breaker.is_beyond_hope(self.health, policy, now_ms) and self._is_probing:
+            self.ending = f"no attempt succeeded for {format_duration_ms(policy.disable_ms)}"
+        return self.is_to_be_noted or bool(self.ending)
+
+    @property
+    def is_to_be_noted(self) -> bool:
+        """Whether others must know at once: what is sent, and when, depends on it."""
+        return self.health.gate_ms != self.noted.gate_ms or self.health.hastening != self.noted.hastening
+
+    def to_leave(self, now_ms: int) -> Health:
+        """How its receiver is, for the next one who holds it."""
+        pace_ms = round(self._next_ms) if self._interval_ms and self._next_ms > now_ms else 0
+        if pace_ms == self.health.pace_ms:
+            return self.health
+        return msgspec.structs.replace(self.health, pace_ms=pace_ms)

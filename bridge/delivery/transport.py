@@ -21,7 +21,7 @@ from bridge.delivery.guard import UrlPolicy, address_refusal, parse_url
 from bridge.delivery.handles import new_handle
 from bridge.delivery.libcurl import failure_of, pycurl
 from bridge.domain.credentials import Identity
-from bridge.domain.outcome import Answer, Failure
+from bridge.domain.outcome import Answer, Failure, Wish
 from bridge.errors import InvalidUrl
 
 KEEP_BODY = 1_024  # bytes of an answer that are kept
@@ -60,12 +60,15 @@ class _Notes:
     Holds no handle: the handle holds the callbacks, and a way back would be a cycle that keeps both alive.
     """
 
-    __slots__ = ("_policy", "_resolving", "_watch", "blocked", "body", "fault", "opened", "size")
+    __slots__ = ("_policy", "_resolving", "_watch", "blocked", "body", "fault", "header_lines", "opened", "size")
 
     def __init__(self, policy: UrlPolicy, watch: select.epoll | None, resolving: set[_Notes]) -> None:
         self._policy = policy
         self._watch = watch
         self._resolving = resolving
+        # libcurl appends to it, without a function of ours between: looked at only where the status is no 2xx. It
+        # reads 300 kB of header lines at most.
+        self.header_lines: list[bytes] = []
         self.clear()
 
     def clear(self) -> None:
@@ -74,6 +77,7 @@ class _Notes:
         self.blocked = ""  # why an address was refused
         self.opened = False  # whether an address was allowed
         self.fault = ""  # an exception in a callback
+        self.header_lines.clear()
 
     def write(self, data: bytes) -> int | None:
         """Keep the head of the body; refuse more once READ_BODY was seen, which ends the transfer."""
@@ -321,11 +325,16 @@ class Transport:
         elapsed_ms = round((now - slot.started) * 1000)
         status: int = curl.getinfo(pycurl.RESPONSE_CODE)
         if (code == pycurl.E_OK or (code == pycurl.E_WRITE_ERROR and notes.size > READ_BODY)) and status >= 200:
-            answer = Answer(status, None, "", notes.body, elapsed_ms)
+            if status < 300:
+                answer = Answer(status, None, "", notes.body, elapsed_ms)
+            else:
+                wish, retry_after = _asked(notes.header_lines)
+                answer = Answer(status, None, "", notes.body, elapsed_ms, wish, retry_after)
         else:
             failure, error = _explain(curl, code, text, slot)
             answer = Answer(status, failure, error, notes.body, elapsed_ms)
         self._resolving.discard(notes)  # one that failed before it opened a socket
+        notes.header_lines.clear()
         slot.request = None
         if len(slot.pool.idle) >= self._max_idle:
             curl.close()
@@ -350,6 +359,7 @@ class Transport:
         curl = new_handle(self._ca_file, pool.identity, allow_http=self._policy.allow_http)
         curl.setopt(pycurl.BUFFERSIZE, READ_BODY)
         curl.setopt(pycurl.WRITEFUNCTION, notes.write)
+        curl.setopt(pycurl.HEADERFUNCTION, notes.header_lines.append)
         curl.setopt(pycurl.OPENSOCKETFUNCTION, notes.open_socket)
         curl.setopt(pycurl.RESOLVER_START_FUNCTION, notes.resolve_started)
         return _Slot(pool, curl, notes)
@@ -364,6 +374,25 @@ def _header_lines(headers: Sequence[bytes | str]) -> list[bytes | str]:
         elif b"\n" in line or b"\r" in line or b"\0" in line:
             raise ValueError("a header line holds a line break or NUL")
     return [*headers, "Expect:"]
+
+
+def _asked(header_lines: Sequence[bytes]) -> tuple[Wish, str]:
+    """What the final answer's headers ask for: those of an interim one (1xx) before it do not count."""
+    wish, retry_after = Wish.NONE, ""
+    for line in reversed(header_lines):
+        if line.startswith(b"HTTP/"):
+            break
+        name, _, value = line.partition(b":")
+        name = name.strip().lower()
+        if name == b"webhook-delivery":
+            wish = _WISHES.get(value.strip().lower(), wish)
+        elif name == b"retry-after":
+            retry_after = value.strip()[:_LONGEST_DATE].decode("latin-1")
+    return wish, retry_after
+
+
+_WISHES = {b"abort": Wish.ABORT, b"disable": Wish.DISABLE}
+_LONGEST_DATE = 64  # characters; an HTTP-date has 29, and up to 33 in its oldest form
 
 
 def _explain(curl: pycurl.Curl, code: int, text: str, slot: _Slot) -> tuple[Failure, str]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import msgspec
 
+from bridge.domain.breaker import BreakerPolicy
+
 
 class PollPolicy(msgspec.Struct, frozen=True, kw_only=True):
     """How sessions are polled.
@@ -53,12 +55,14 @@ class DeliveryPolicy(msgspec.Struct, frozen=True, kw_only=True):
     """How events are delivered.
 
     ``retry_ms`` are the waits between attempts, ``timeout_ms`` bounds one attempt as a whole, ``concurrency`` the
-    POSTs under way for one subscription.
+    POSTs under way for one subscription. ``rate`` is its attempts a second, None for no limit.
     """
 
     retry_ms: tuple[int, ...]
     timeout_ms: int
     concurrency: int
+    rate: float | None = None
+    breaker: BreakerPolicy = BreakerPolicy()
 
     @property
     def hold_ms(self) -> int:

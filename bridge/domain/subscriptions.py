@@ -17,9 +17,19 @@ from bridge.errors import UsageError
 
 
 class SubscriptionState(StrEnum):
-    """active → (removed). Nothing else yet can stop a subscription."""
+    """active → paused (by an operator) or disabled (by its receiver) → active, when an operator resumes it."""
 
     ACTIVE = "active"
+    PAUSED = "paused"
+    DISABLED = "disabled"
+
+
+class Deliver(StrEnum):
+    """What becomes of the events that waited while a subscription was paused or disabled."""
+
+    ALL = "all"
+    LATEST = "latest"
+    NONE = "none"
 
 
 class PhoneFormat(StrEnum):
@@ -66,6 +76,9 @@ class Subscription(msgspec.Struct, frozen=True, kw_only=True):
     ``phone_key`` is what ``HASHED`` phones are hashed with, sealed. ``retired`` keys are the newest first.
 
     ``implicit``: it exists because sessions name its URL, hears of those alone, and has its account's secret.
+    ``reason`` and ``since_ms`` say why and since when it is in its state; ``releasing``, that it is active again but
+    not all of its queue yet. ``rate`` (attempts a second), ``concurrency`` and ``retry_ms`` are the bridge's own where
+    they are None.
     """
 
     id: str
@@ -83,6 +96,17 @@ class Subscription(msgspec.Struct, frozen=True, kw_only=True):
     retired: tuple[RetiredKey, ...] = ()
     headers: tuple[SealedHeader, ...] = ()
     identity: SealedIdentity | None = None
+    reason: str = ""
+    since_ms: int = 0
+    releasing: bool = False
+    rate: float | None = None
+    concurrency: int | None = None
+    retry_ms: tuple[int, ...] | None = None
+
+    @property
+    def is_active(self) -> bool:
+        """Whether its events are sent, and not parked."""
+        return self.state is SubscriptionState.ACTIVE
 
     def wants(self, status: Status) -> bool:
         """Whether it is to hear that a phone's status became ``status``."""

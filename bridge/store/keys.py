@@ -29,6 +29,7 @@ u{i}:log:<a>             stream bridge.poll, trim; subscriptions test   BRIDGE_K
 u{i}:hold:<sub>          string bridge.deliver                          a TTL of at most 45 s
 u{i}:q:<sub>             zset   poll, deliver; subscriptions test       one member a waiting lane
 u{i}:l:<sub>:<bucket>    hash   poll, deliver; subscriptions test       one field a waiting lane
+u{i}:state:<sub>         hash   bridge.deliver, subscriptions pause     four fields
 u{i}:kept:<sub>          hash   bridge.trim, bridge.deliver             100,000 of what waits for longer than the log
 u{i}:dead:<sub>          stream bridge.deliver, poll, trim              BRIDGE_KEEP_DEAD and 100,000 of a subscription
 u{i}:erased:<a>          zset   bridge erase, bridge.trim               BRIDGE_KEEP_DEAD
@@ -56,6 +57,11 @@ lanes, and stays a listpack."""
 def shard_of(session_no: str, shards: int) -> int:
     """The shard that a session lives in."""
     return crc32(session_no.encode()) % shards
+
+
+def home_of(subscription: str, shards: int) -> int:
+    """The shard whose hold decides who serves a subscription."""
+    return crc32(subscription.encode()) % shards
 
 
 def account(name: str) -> str:
@@ -125,6 +131,11 @@ def queue(shard: int, subscription: str) -> str:
 def lanes(shard: int, subscription: str, lane: bytes) -> str:
     """The hash that holds a lane (8 bytes): its first two bytes choose it."""
     return f"u{{{shard}}}:l:{subscription}:{int.from_bytes(lane[:2]) % LANE_BUCKETS}"
+
+
+def state(shard: int, subscription: str) -> str:
+    """A queue's ``gate``, ``parked`` and ``dropped``; in its home shard the receiver's ``health`` too."""
+    return f"u{{{shard}}}:state:{subscription}"
 
 
 def kept(shard: int, subscription: str) -> str:

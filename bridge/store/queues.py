@@ -12,13 +12,19 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import cast
 
+import msgspec
+
 from bridge.domain import events
+from bridge.domain.breaker import WELL, Health
 from bridge.domain.deliveries import DeadLetter, Lane, Settlement, Tally, Waiting
 from bridge.domain.outcome import Verdict
 from bridge.domain.policy import DEFAULT_LIMITS, Limits
+from bridge.domain.subscriptions import Deliver
 from bridge.store import keys, positions
 from bridge.store.client import Argument, Call, Client
 
+_packer = msgspec.msgpack.Encoder()
+_health_of = msgspec.msgpack.Decoder(Health).decode
 _AT_ONCE = 500
 _HOUR_MS = 3_600_000
 _OVER_KEPT = "too many events waited for longer than the log keeps them"
@@ -44,7 +50,7 @@ class QueueStore:
         calls = [
             Call(
                 "claim_lanes",
-                [keys.index(shard), keys.hold(shard, name), keys.queue(shard, name)],
+                _places(shard, name),
                 [keys.queue_member(name), token, hold_ms, hold_ms, most],
             )
             for name, shard, most in wanted
@@ -103,6 +109,91 @@ class QueueStore:
         """Whether some slice holds each queue: (subscription, shard)."""
         replies = self._client.commands([["EXISTS", keys.hold(shard, name)] for name, shard in wanted])
         return [bool(reply) for reply in replies]
+
+    def health(self, subscriptions: Sequence[str]) -> list[Health]:
+        """How each receiver has been, as its last holder noted."""
+        replies = self._client.commands(
+            [["HGET", keys.state(keys.home_of(name, self._shards), name), "health"] for name in subscriptions]
+        )
+        return [_health_of(cast("bytes", reply)) if reply else WELL for reply in replies]
+
+    def note_health(self, token: bytes, subscription: str, health: Health, *, held: bool = True) -> bool:
+        """Note how a receiver is, and gate its queue in every shard. Returns whether that was for the caller to do.
+
+        ``held``: only if the caller holds the queue's home shard; else also if nobody does.
+        """
+        home = keys.home_of(subscription, self._shards)
+        packed = b"" if health == WELL else _packer.encode(health)
+        args: list[Argument] = [keys.queue_member(subscription), token, health.gate_ms]
+        due = "due" if health.hastening else ""  # though every lane's retry lies ahead
+        first = Call("gate_queue", _places(home, subscription), [*args, packed, "held" if held else "", due])
+        # First, and alone: of a subscription that was removed nothing may be left behind in the others.
+        if self._client.run([first]) != [1]:
+            return False
+        others = [shard for shard in range(self._shards) if shard != home]
+        self._client.run(
+            [Call("gate_queue", _places(shard, subscription), [*args, "keep", "", due]) for shard in others]
+        )
+        return True
+
+    def hasten(self, token: bytes, subscription: str, limit: int) -> bool:
+        """Make retries due now, at most ``limit`` a shard. Returns whether there may be more of them.
+
+        The caller has no lane of it leased.
+        """
+        args: list[Argument] = [keys.queue_member(subscription), token, limit]
+        calls = [Call("hasten_lanes", _places(shard, subscription), args) for shard in range(self._shards)]
+        return any(cast("int", reply) >= limit for reply in self._client.run(calls))
+
+    def park(self, subscription: str, versions: Mapping[int, bytes]) -> None:
+        """Take a queue out of every index, where the registry still has the version that says so."""
+        self._client.run(
+            [
+                Call(
+                    "park_queue",
+                    [keys.index(shard), keys.state(shard, subscription), keys.registry(shard)],
+                    [keys.queue_member(subscription), version],
+                )
+                for shard, version in versions.items()
+            ]
+        )
+
+    def start_anew(self, subscription: str, deliver: Deliver) -> int:
+        """Let a parked queue's events start anew, or drop some of them. Returns how many were dropped."""
+        dropped = 0
+        for shard in range(self._shards):
+            cursor: object = 0
+            while cursor != b"0":
+                (reply,) = self._client.commands(
+                    [["ZSCAN", keys.queue(shard, subscription), cast("bytes", cursor), "COUNT", 500]]
+                )
+                cursor, flat = cast("tuple[bytes, list[bytes]]", reply)
+                if lanes := flat[::2]:
+                    buckets = [keys.lanes(shard, subscription, lane) for lane in lanes]
+                    whole = [make(shard, subscription) for make in (keys.queue, keys.state, keys.kept, keys.counts)]
+                    (count,) = self._client.run([Call("release_lanes", [*whole, *buckets], [deliver.value, *lanes])])
+                    dropped += cast("int", count)
+        return dropped
+
+    def unpark(self, subscription: str) -> None:
+        """Serve a queue again."""
+        self._client.run(
+            [
+                Call(
+                    "unpark_queue",
+                    [keys.index(shard), keys.state(shard, subscription), keys.queue(shard, subscription)],
+                    [keys.queue_member(subscription)],
+                )
+                for shard in range(self._shards)
+            ]
+        )
+
+    def dropped(self, subscription: str) -> int:
+        """How many events an operator ever dropped of a queue."""
+        replies = self._client.commands(
+            [["HGET", keys.state(shard, subscription), "dropped"] for shard in range(self._shards)]
+        )
+        return sum(int(cast("bytes", reply)) for reply in replies if reply)
 
     def kept(self, subscription: str, wanted: Mapping[int, Sequence[bytes]]) -> dict[tuple[int, bytes], bytes]:
         """Records that the log has dropped but this queue still refers to."""
@@ -248,7 +339,10 @@ class QueueStore:
             buckets = [
                 f"{keys.lanes(shard, subscription, bytes(8))[:-1]}{bucket}" for bucket in range(keys.LANE_BUCKETS)
             ]
-            whole = [make(shard, subscription) for make in (keys.queue, keys.kept, keys.dead, keys.counts, keys.hold)]
+            whole = [
+                make(shard, subscription)
+                for make in (keys.queue, keys.kept, keys.dead, keys.counts, keys.hold, keys.state)
+            ]
             # At once: a lane that is committed in between would be left without its queue, and never be due.
             self._client.commands(
                 [
@@ -268,6 +362,7 @@ class QueueStore:
             keys.kept(shard, name),
             keys.counts(shard, name),
             keys.told(shard, name, self._hour),
+            keys.state(shard, name),
         ]
         args: list[Argument] = []
         others: list[Settlement] = []
@@ -292,3 +387,7 @@ class QueueStore:
             else:
                 args += ("dead", one.attempts, one.record, one.error)
         return Call("settle_lanes", names, args)
+
+
+def _places(shard: int, name: str) -> list[str]:
+    return [keys.index(shard), keys.hold(shard, name), keys.queue(shard, name), keys.state(shard, name)]

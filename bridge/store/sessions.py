@@ -192,7 +192,7 @@ def _commit_call(shard: int, account: str, writes: Sequence[Write], registry_ver
     audience = {name: number for number, name in enumerate(sorted(names_of), start=1)}
     args: list[Argument] = [keys.poll_member(account), registry_version, limits.backlog, limits.dead, len(audience)]
     for name in audience:
-        args += [place(make(shard, name)) for make in (keys.queue, keys.counts, keys.dead)]
+        args += [place(make(shard, name)) for make in (keys.queue, keys.counts, keys.dead, keys.state)]
         args.append(keys.queue_member(name))
     args.append(len(writes))
     for write in writes:

@@ -9,7 +9,7 @@ from typing import cast
 import msgspec
 
 from bridge.domain.receipts import Status
-from bridge.domain.subscriptions import Subscription
+from bridge.domain.subscriptions import Subscription, SubscriptionState
 from bridge.errors import BridgeError, NotFound
 from bridge.store import keys
 from bridge.store.client import Call, Client
@@ -105,7 +105,7 @@ class SubscriptionStore:
 
     def version(self) -> bytes:
         """What is another as soon as a change of the registry is to be seen."""
-        (version,) = self._client.commands([["GET", keys.registry(0)]])
+        (version,) = self._client.commands([["GET", keys.registry(self._shards - 1)]])
         return cast("bytes | None", version) or b"0"
 
     def put(self, subscription: Subscription) -> None:
@@ -138,6 +138,37 @@ class SubscriptionStore:
                 return after
         raise BridgeError(f"{subscription} kept being changed by others; try again")
 
+    def change(self, subscription: str, changed: Callable[[Subscription], Subscription | None]) -> Subscription | None:
+        """As ``update``, but where ``changed`` makes None of it nothing is written, and None returned.
+
+        Raises:
+            NotFound: there is none of this id.
+        """
+        made: Subscription | None = None
+
+        def step(before: Subscription) -> Subscription:
+            nonlocal made
+            made = changed(before)
+            return before if made is None else made
+
+        after = self.update(subscription, step)
+        return None if made is None else after
+
+    def disable(self, subscription: str, reason: str, now_ms: int) -> bool:
+        """Disable an active subscription. Returns whether it was active, and there at all."""
+        try:
+            done = self.change(
+                subscription,
+                lambda one: (
+                    msgspec.structs.replace(one, state=SubscriptionState.DISABLED, reason=reason, since_ms=now_ms)
+                    if one.is_active
+                    else None
+                ),
+            )
+        except NotFound:
+            return False
+        return done is not None
+
     def remove(self, subscription: str) -> None:
         """Forget a subscription. When this returns, no later commit routes an event to it.
 
@@ -157,3 +188,7 @@ class SubscriptionStore:
         # Random, not counted on: a number that the server lost with its last second would come again, and stand for
         # another registry in a poller that still remembers the first.
         self._client.commands([["SET", keys.registry(shard), secrets.token_hex(8)] for shard in shards])
+
+
+def _unknown(subscription: str) -> NotFound:
+    return NotFound(f"no subscription {subscription}: see `bridge subscriptions list`")

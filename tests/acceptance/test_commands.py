@@ -47,6 +47,9 @@ READING = (
     "subscriptions rotate sub_a",
     "subscriptions test sub_a",
     "rewrap",
+    "subscriptions pause sub_a",
+    "subscriptions resume sub_a",
+    "subscriptions edit sub_a --rate 5",
     "events list",
     "events show evt_aaaaaaaaaaaaaaaaaaaaaaaaaa",
     "events tail",
@@ -307,9 +310,9 @@ def test_subscriptions_add_needs_keys_for_secrets(
 def test_subscriptions_show_what_waits_and_what_was_given_up(bridge: Bridge, terminal: Terminal) -> None:
     name = deliveries_in_every_state(bridge)
     heading, row = cells(terminal("subscriptions", "list"))
-    assert heading == ["id", "account", "url", "state", "created", "waiting"]
+    assert heading == ["id", "account", "url", "state", "created", "waiting", "parked"]
     assert row[:4] == [name, "default", URL, "active"]
-    assert row[-1] == "2"
+    assert row[-2:] == ["2", "0"]
     assert terminal("subscriptions", "list", "--account", "shop", "--json").rows() == []
     (shown,) = terminal("subscriptions", "show", name, "--json").rows()
     assert (shown["waiting"], shown["waiting_events"], shown["dead"]) == (2, 3, 2)
@@ -332,11 +335,60 @@ def test_subscriptions_show_and_doctor_say_what_limits_did(
 
 
 @pytest.mark.usefixtures("bridge")
-@pytest.mark.parametrize("command", ["show", "remove"])
+@pytest.mark.parametrize("command", ["show", "remove", "pause", "resume", "edit --rate 1"])
 def test_a_subscription_that_is_not_there_is_exit_1(terminal: Terminal, command: str) -> None:
-    ran = terminal("subscriptions", command, "sub_nothere")
+    ran = terminal("subscriptions", *command.split(), "sub_nothere")
     assert (ran.code, ran.out) == (1, "")
     assert "no subscription sub_nothere" in ran.err
+
+
+def test_a_paused_subscription_shows_its_parked_events_until_it_is_resumed(bridge: Bridge, terminal: Terminal) -> None:
+    name = deliveries_in_every_state(bridge)
+    assert terminal("subscriptions", "pause", name).out == f"paused {name}\n"
+    assert terminal("subscriptions", "pause", name).code == 2
+    (listed,) = terminal("subscriptions", "list", "--json").rows()
+    assert (listed["state"], listed["waiting"], listed["parked"]) == ("paused", 0, 2)
+    assert len(terminal("deliveries", "list", "--state", "parked", "--json").rows()) == 2
+    assert terminal("deliveries", "list", "--state", "pending", "--json").rows() == []
+
+    assert terminal("subscriptions", "resume", name, "--deliver", "latest").out == f"resumed {name}; 1 events dropped\n"
+    assert terminal("subscriptions", "resume", name).code == 2
+    (shown,) = terminal("subscriptions", "show", name, "--json").rows()
+    assert (shown["state"], shown["waiting"], shown["parked"], shown["dropped"]) == ("active", 2, 0, 1)
+    rows = terminal("deliveries", "list", "--state", "pending", "--json").rows()
+    assert [row["attempts"] for row in rows] == [0, 0], "the retries start anew"
+
+
+def test_subscriptions_have_limits_of_their_own(bridge: Bridge, terminal: Terminal) -> None:
+    (added,) = terminal("subscriptions", "add", URL, "--rate", "2.5", "--retry", "5s,1m", "--json").rows()
+    name = str(added["id"])
+    (shown,) = terminal("subscriptions", "show", name, "--json").rows()
+    assert (shown["rate"], shown["concurrency"], shown["retry"]) == (2.5, None, "5s,1m")
+    edited = terminal("subscriptions", "edit", name, "--rate", "default", "--concurrency", "3", "--url", f"{URL}2")
+    assert edited.out == f"edited {name}\n"
+    found = bridge.subscriptions.get(name)
+    assert (found.url, found.rate, found.concurrency, found.retry_ms) == (f"{URL}2", None, 3, (5_000, 60_000))
+
+
+@pytest.mark.usefixtures("bridge")
+@pytest.mark.parametrize(
+    ("options", "complaint"),
+    [
+        (["--rate", "0"], "--rate: 0 is outside"),
+        (["--rate", "many"], "--rate: "),
+        (["--concurrency", "0"], "--concurrency: 0 is"),
+        (["--retry", "5"], "--retry: '5' is not a duration"),
+        (["--url", "ftp://x"], "must use https"),
+        ([], "nothing to change"),
+    ],
+)
+def test_wrong_limits_are_refused_by_name(
+    bridge: Bridge, terminal: Terminal, options: list[str], complaint: str
+) -> None:
+    name = bridge.subscribe(URL)[0].id
+    ran = terminal("subscriptions", "edit", name, *options)
+    assert (ran.code, ran.out) == (2, "")
+    assert complaint in ran.err
 
 
 def test_subscriptions_remove_loses_nothing_unasked(

@@ -176,7 +176,7 @@ def test_deliveries_list_knows_events_that_the_log_has_dropped(bridge: Bridge, t
 @pytest.mark.usefixtures("bridge")
 def test_deliveries_of_an_unknown_subscription_are_exit_1(terminal: Terminal) -> None:
     assert terminal("deliveries", "list", "--subscription", "sub_nothere").code == 1
-    assert terminal("deliveries", "list", "--state", "parked").code == 2
+    assert terminal("deliveries", "list", "--state", "lost").code == 2
 
 
 def test_deliveries_attempts_shows_answers_that_cannot_steer_a_terminal(bridge: Bridge, terminal: Terminal) -> None:

@@ -1,4 +1,4 @@
-"""``python -m tests.bench [delivery] [tracking] [memory]``: measure, and print tables with targets beside figures."""
+"""``python -m tests.bench [delivery] [tracking] [memory] [neighbours]``: measure, and print targets beside figures."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from collections.abc import Sequence
 
 import msgspec
 
-from tests.bench import delivery, memory, tracking
+from tests.bench import delivery, memory, neighbours, tracking
 
 Row = tuple[str, ...]
 
 
 def main(argv: Sequence[str]) -> int:
-    """Run what was asked for, all of it without a name."""
+    """Run what was asked for; all but neighbours without a name."""
     options = _parser().parse_args(argv)
     rows = options.rows or ["delivery", "tracking", "memory"]
     found: dict[str, object] = {}
@@ -33,6 +33,10 @@ def main(argv: Sequence[str]) -> int:
             memories = memory.measure(options.waiting)
             found[row] = memories
             text = memory_text(memories)
+        elif row == "neighbours":
+            beside = neighbours.measure(neighbours.Sizes(seconds=options.seconds, rounds=options.rounds))
+            found[row] = beside
+            text = neighbours_text(beside)
         else:
             track = tracking.measure(
                 tracking.Sizes(
@@ -51,7 +55,9 @@ def main(argv: Sequence[str]) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__)
-    parser.add_argument("rows", nargs="*", choices=["delivery", "tracking", "memory", []], help="what to measure; all")
+    parser.add_argument(
+        "rows", nargs="*", choices=["delivery", "tracking", "memory", "neighbours", []], help="what to measure"
+    )
     parser.add_argument("--rounds", type=int, default=3, help="rounds, of which the median counts (3)")
     parser.add_argument("--events", type=int, default=20_000, help="delivery: events a round (20,000)")
     parser.add_argument("--celery-events", type=int, default=1_000, help="delivery: of them by Celery tasks (1,000)")
@@ -59,6 +65,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--messages", type=int, default=500, help="tracking: messages of 100 sessions a round (500)")
     parser.add_argument("--celery-sessions", type=int, default=1_000, help="tracking: sessions by plain tasks (1,000)")
     parser.add_argument("--waiting", type=int, default=200_000, help="memory: deliveries that wait (200,000)")
+    parser.add_argument("--seconds", type=int, default=20, help="neighbours: how long each is measured (20)")
     parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
     return parser
 
@@ -107,6 +114,17 @@ def memory_text(result: memory.Memory) -> str:
         _goal("a queued delivery, beside the log", "≤ 120 B", result.bytes["queue"], "B", high=120),
     ]
     return _text("memory", result.about, table, goals)
+
+
+def neighbours_text(result: neighbours.Neighbours) -> str:
+    table: list[Row] = [("healthy receiver", "p50 ms", "p99 ms", "worst ms")]
+    for name, one in (("alone", result.alone), (f"beside {neighbours.HANGING} that hang", result.beside)):
+        table.append((name, f"{one['p50']:,.1f}", f"{one['p99']:,.1f}", f"{one['worst']:,.1f}"))
+    goals = [
+        ("target", "wanted", "measured", ""),
+        _goal("p99, of alone", "≤ 2 ×", result.beside["p99"] / result.alone["p99"], "×", high=2),
+    ]
+    return _text("neighbours", result.about, table, goals)
 
 
 def _goal(what: str, wanted: str, measured: float, unit: str, *, low: float = 0.0, high: float = float("inf")) -> Row:

@@ -38,6 +38,7 @@ def bridge_slices(environment: Mapping[str, str], count: int) -> dict[str, float
         stopping=lambda: False,
         observe=_unexpected,
         complain=_unexpected,
+        disabled=lambda _name, _reason: None,
         keep_awake=lambda: bridge.wakes.keep("deliver", 2_000),
         hand_over=lambda: None,
     )

@@ -92,6 +92,7 @@ class Around:
         self.stop = threading.Event()
         self.attempts: list[Attempted] = []
         self.complaints: list[tuple[str, str]] = []
+        self.disabled: list[tuple[str, str]] = []
         self.kept_awake = 0
         self.handed_over = threading.Event()
 
@@ -102,6 +103,7 @@ class Around:
             stopping=self.stop.is_set,
             observe=self.attempts.append,
             complain=lambda name, trouble: self.complaints.append((name, trouble)),
+            disabled=lambda name, reason: self.disabled.append((name, reason)),
             keep_awake=self._awake,
             hand_over=self.handed_over.set,
         )

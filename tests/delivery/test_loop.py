@@ -12,7 +12,7 @@ import pytest
 from standardwebhooks.webhooks import Webhook
 
 from bridge.delivery import intake, loop
-from bridge.delivery.queue import HeldQueue, Ready
+from bridge.delivery.queue import HeldQueue, Host, Ready
 from bridge.domain import events
 from bridge.domain.commits import Entry, Route
 from bridge.domain.credentials import Credentials
@@ -229,7 +229,7 @@ def test_a_lane_is_handed_back_only_while_its_lease_surely_lasts(
     """
     now_ms = log.now_ms()
     subscription = Subscription(id="sub_a", account="default", url="http://127.0.0.1:9/", created_ms=1, secrets=())
-    queue = HeldQueue(subscription, Credentials(keys=()), 8)
+    queue = HeldQueue(subscription, Credentials(keys=()), QUICK, Host())
     lane = Lane(0, b"l" * 8, b"p" * 12, 0)
     with bridge.transport() as transport:
         slice_ = loop.Slice(bridge.delivery_ports, transport, QUICK, Around().surroundings(), shards=8)

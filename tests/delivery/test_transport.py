@@ -12,7 +12,7 @@ from bridge.delivery import transport as transport_module
 from bridge.delivery.guard import Target, UrlPolicy, address_refusal
 from bridge.delivery.libcurl import failure_of, pycurl
 from bridge.delivery.transport import KEEP_BODY, Request, Transport
-from bridge.domain.outcome import Failure
+from bridge.domain.outcome import Failure, Wish
 from tests.delivery.posting import LOOPBACK, PATIENT_MS, post, request, run
 from tests.hostile import (
     NO_CONTENT,
@@ -85,6 +85,34 @@ def test_no_redirect_is_followed(transport: Transport, status: int) -> None:
             with serving(once(head.encode())) as server:
                 assert post(transport, server.url).status == status
     assert target.connections == 0
+
+
+ASKING: dict[str, tuple[bytes, Wish, str]] = {
+    "nothing": (b"HTTP/1.1 500 x\r\nContent-Length: 0\r\n\r\n", Wish.NONE, ""),
+    "to wait": (b"HTTP/1.1 429 x\r\nRETRY-AFTER:  120 \r\nContent-Length: 0\r\n\r\n", Wish.NONE, "120"),
+    "to abort": (b"HTTP/1.1 400 x\r\nWebhook-Delivery: Abort\r\nContent-Length: 0\r\n\r\n", Wish.ABORT, ""),
+    "to be left alone": (b"HTTP/1.1 400 x\r\nwebhook-delivery:disable\r\nContent-Length: 0\r\n\r\n", Wish.DISABLE, ""),
+    "what has no meaning": (b"HTTP/1.1 400 x\r\nwebhook-delivery: \xff\r\nContent-Length: 0\r\n\r\n", Wish.NONE, ""),
+    "a long time": (
+        b"HTTP/1.1 503 x\r\nretry-after: %s\r\nContent-Length: 0\r\n\r\n" % (b"9" * 5000),
+        Wish.NONE,
+        "9" * 64,
+    ),
+    "only in passing": (
+        b"HTTP/1.1 103 x\r\nwebhook-delivery: disable\r\n\r\nHTTP/1.1 500 x\r\nContent-Length: 0\r\n\r\n",
+        Wish.NONE,
+        "",
+    ),
+}
+
+
+@pytest.mark.parametrize(("head", "wish", "retry_after"), ASKING.values(), ids=ASKING.keys())
+def test_what_a_refusal_asks_for_is_read(transport: Transport, head: bytes, wish: Wish, retry_after: str) -> None:
+    plain = b"HTTP/1.1 500 x\r\nContent-Length: 0\r\n\r\n"
+    with serving(answering(head, plain)) as server:
+        asked, next_one = post(transport, server.url), post(transport, server.url)
+    assert (asked.wish, asked.retry_after) == (wish, retry_after)
+    assert (next_one.wish, next_one.retry_after) == (Wish.NONE, ""), "and not of the answer after it"
 
 
 def promising(connection: Connection) -> None:

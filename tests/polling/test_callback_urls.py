@@ -42,6 +42,7 @@ def deliver(bridge: Bridge) -> None:
         stopping=lambda: False,
         observe=lambda _attempted: None,
         complain=lambda name, trouble: pytest.fail(f"{name}: {trouble}"),
+        disabled=lambda _name, _reason: None,
         keep_awake=lambda: None,
         hand_over=lambda: None,
     )

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bridge.domain.durations import parse_durations_ms
-from bridge.domain.outcome import Answer, Failure, Outcome, Verdict, judge
+from bridge.domain.outcome import LONGEST_WAIT_MS, Answer, Failure, Outcome, Verdict, Wish, judge, retry_after_ms
 
 NOW = 1_795_423_107_000
 SCHEDULE = parse_durations_ms("5s,30s,2m,5m,30m,2h,5h,10h,14h,20h,24h")
@@ -27,7 +27,7 @@ def test_any_2xx_accepts(status: int) -> None:
 
 
 @pytest.mark.parametrize(
-    "status", [100, 199, 300, 301, 302, 307, 308, 400, 401, 404, 408, 413, 429, 499, 500, 502, 503, 504, 599, 999]
+    "status", [100, 199, 300, 301, 302, 307, 308, 400, 401, 404, 408, 411, 413, 429, 499, 500, 502, 503, 504, 599, 999]
 )
 def test_any_other_status_is_retried_and_named(status: int) -> None:
     outcome = judge(answered(status), 1, SCHEDULE, NOW, MIDDLE)
@@ -104,8 +104,68 @@ def test_every_answer_has_one_verdict_and_no_due_time_is_in_the_past(
         assert outcome == Outcome(Verdict.ACCEPTED)
         return
     assert outcome.error
+    if what == 410:
+        assert (outcome.verdict, outcome.due_ms) == (Verdict.DISABLE, 0)
+        return
     if attempt <= len(schedule_ms):
         assert outcome.verdict is Verdict.RETRY
         assert NOW < outcome.due_ms <= NOW + 1 + 1.2 * schedule_ms[attempt - 1]
     else:
         assert (outcome.verdict, outcome.due_ms) == (Verdict.DEAD, 0)
+
+
+HOUR_MS = 3_600_000
+ASKED: dict[str, tuple[int, Wish, str, Outcome]] = {
+    "gone": (410, Wish.NONE, "", Outcome(Verdict.DISABLE, error="HTTP 410")),
+    "gone, whatever else": (410, Wish.ABORT, "5", Outcome(Verdict.DISABLE, error="HTTP 410")),
+    "disable": (400, Wish.DISABLE, "", Outcome(Verdict.DISABLE, error="asked for by the receiver")),
+    "abort": (422, Wish.ABORT, "", Outcome(Verdict.DEAD, error="aborted")),
+    "a success never disables": (200, Wish.DISABLE, "", Outcome(Verdict.ACCEPTED)),
+    "a success is no abort": (200, Wish.ABORT, "", Outcome(Verdict.ACCEPTED)),
+    "wait longer": (429, Wish.NONE, "3600", Outcome(Verdict.RETRY, NOW + HOUR_MS, "HTTP 429", HOUR_MS)),
+    "wait longer, as a date": (
+        503,
+        Wish.NONE,
+        "Mon, 23 Nov 2026 09:38:27 GMT",
+        Outcome(Verdict.RETRY, NOW + HOUR_MS, "HTTP 503", HOUR_MS),
+    ),
+    "no longer than a day": (
+        503,
+        Wish.NONE,
+        "9" * 12,
+        Outcome(Verdict.RETRY, NOW + 24 * HOUR_MS, "HTTP 503", 24 * HOUR_MS),
+    ),
+    "the schedule's step is longer": (429, Wish.NONE, "1", Outcome(Verdict.RETRY, NOW + 5_000, "HTTP 429", 1_000)),
+    "only of 429 and 503": (500, Wish.NONE, "3600", Outcome(Verdict.RETRY, NOW + 5_000, "HTTP 500")),
+    "a date that is past": (
+        503,
+        Wish.NONE,
+        "Sun, 06 Nov 1994 08:49:37 GMT",
+        Outcome(Verdict.RETRY, NOW + 5_000, "HTTP 503"),
+    ),
+}
+
+
+@pytest.mark.parametrize(("status", "wish", "retry_after", "outcome"), ASKED.values(), ids=ASKED.keys())
+def test_what_a_receiver_asks_for_is_heeded(status: int, wish: Wish, retry_after: str, outcome: Outcome) -> None:
+    answer = Answer(status, None, "", b"", 12, wish, retry_after)
+    assert judge(answer, 1, SCHEDULE, NOW, MIDDLE) == outcome
+
+
+def test_an_answer_that_broke_off_asks_for_nothing() -> None:
+    answer = Answer(410, Failure.RESET, "broken", b"", 12, Wish.DISABLE)
+    assert judge(answer, 1, SCHEDULE, NOW, MIDDLE).verdict is Verdict.RETRY
+
+
+@pytest.mark.parametrize(
+    "date", ["Sun, 06 Nov 1994 08:49:37 GMT", "Sunday, 06-Nov-94 08:49:37 GMT", "Sun Nov  6 08:49:37 1994"]
+)
+def test_all_three_forms_of_an_http_date_are_read(date: str) -> None:
+    assert retry_after_ms(date, 784_111_777_000 - 5_000) == 5_000
+
+
+@given(
+    st.text(max_size=64) | st.from_regex(r"[A-Z][a-z]{2}, \d+ [A-Z][a-z]{2} \d+ \d+:\d+:\d+ [A-Z]{3}"), st.integers()
+)
+def test_no_retry_after_raises_or_asks_for_more_than_a_day(header: str, now_ms: int) -> None:
+    assert 0 <= retry_after_ms(header, now_ms) <= LONGEST_WAIT_MS

@@ -73,6 +73,8 @@ def test_every_setting_is_read_from_its_variable() -> None:
         "BRIDGE_CALLBACK_RETRY": "5s,1s",
         "BRIDGE_CALLBACK_TIMEOUT": "500ms",
         "BRIDGE_CALLBACK_CONCURRENCY": "1",
+        "BRIDGE_CALLBACK_RATE": "12.5",
+        "BRIDGE_DISABLE_AFTER": "1h",
         "BRIDGE_CALLBACK_CA_FILE": __file__,
         "BRIDGE_ALLOW_NETWORKS": "127.0.0.0/8, ::1/128",
         "BRIDGE_ALLOW_PORTS": "443,8443",

@@ -1,10 +1,11 @@
 #!lua flags=allow-oom
 -- Hold a subscription's queue in one shard, or go on holding it, and lease lanes that are due.
 --
--- KEYS  1 index  2 hold  3 queue
+-- KEYS  1 index  2 hold  3 queue  4 state
 -- ARGV  1 queue's index member  2 token (16 bytes)  3 hold's length in ms  4 lease's length in ms  5 most lanes
 --
--- Returns {now in Unix ms, 1, lane…}, the longest due first; {now, 0} if another token holds the queue.
+-- Returns {now in Unix ms, 1, lane…}, the longest due first; {now, 0} if another token holds the queue. Of a queue that
+-- is parked, or gated until later, no lane.
 --
 -- A crash before: nothing happened. After, or a lost reply: the lanes are due again when their lease ends, and the
 -- queue is free when the hold ends.
@@ -15,7 +16,8 @@ if holder and holder ~= ARGV[2] then
   return {now, 0}
 end
 local result = {}
-if tonumber(ARGV[5]) > 0 then
+local state = redis.call('HMGET', KEYS[4], 'parked', 'gate')
+if tonumber(ARGV[5]) > 0 and not state[1] and tonumber(state[2] or 0) <= now then
   result = redis.call('ZRANGEBYSCORE', KEYS[3], '-inf', now, 'LIMIT', 0, ARGV[5])
 end
 local first

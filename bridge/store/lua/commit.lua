@@ -2,12 +2,13 @@
 -- Write sessions of one shard and account, each with its events, its subscriptions' queues and its next due time.
 --
 -- KEYS  1 index  2 registry  3 expiry  4 due  5 log
---       6… session keys, lane buckets, and of each subscription queue, counts and dead letters: by their place here
+--       6… session keys, lane buckets, and of each subscription queue, counts, dead letters and state: by their
+--         place here
 -- ARGV  1 account's index member
 --       2 expected registry version, "" to write whatever it is
 --       3 most events that may wait of a subscription  4 most dead letters of one
 --       5 number of subscriptions, then for each:
---           queue key's place, counts key's place, dead letters key's place, queue's index member
+--           places of the keys of queue, counts, dead letters and state; queue's index member
 --       number of sessions, then for each:
 --           session key's place, SessionNo, account:SessionNo,
 --           expected version (4 bytes, "" if the session must not exist), new value,
@@ -46,8 +47,11 @@ local plan, result, lanes, audience = {}, {now}, {}, {}
 local most, most_dead = tonumber(ARGV[3]), tonumber(ARGV[4])
 for i = 1, tonumber(take()) do
   local one = {queue = KEYS[tonumber(take())], counts = KEYS[tonumber(take())], dead = KEYS[tonumber(take())],
-               member = take(), added = 0, over = 0}
+               state = KEYS[tonumber(take())], member = take(), added = 0, over = 0}
   one.waiting = tonumber(redis.call('HGET', one.counts, 'w') or 0)
+  -- What is parked is in no index, and what is gated not before its time: nobody need look for it.
+  local state = redis.call('HMGET', one.state, 'parked', 'gate')
+  one.gate = not state[1] and math.max(now, tonumber(state[2] or 0))
   audience[i] = one
 end
 for i = 1, tonumber(take()) do
@@ -102,7 +106,9 @@ for _, s in ipairs(plan) do
           else
             lanes[id] = '\0' .. position
             redis.call('ZADD', to.queue, now, route.lane)
-            redis.call('ZADD', KEYS[1], 'LT', now, to.member)
+            if to.gate then
+              redis.call('ZADD', KEYS[1], 'LT', to.gate, to.member)
+            end
           end
           redis.call('HSET', route.bucket, route.lane, lanes[id])
         end

@@ -1,8 +1,8 @@
 #!lua flags=allow-oom
 -- Write down what became of the first events of lanes, and let the next ones go.
 --
--- KEYS  1 index  2 hold  3 queue  4 dead letters  5 kept records  6 counts  7 outcomes of this hour
---       8… the bucket of each delivery's lane, in order
+-- KEYS  1 index  2 hold  3 queue  4 dead letters  5 kept records  6 counts  7 outcomes of this hour  8 state
+--       9… the bucket of each delivery's lane, in order
 -- ARGV  1 queue's index member  2 token  3 most dead letters  4 how long outcomes are kept, in ms
 --       5 of each accepted delivery the HTTP status less 200, a byte each  6 number of accepted deliveries, then of each
 --           lane, position (12 bytes)
@@ -28,21 +28,22 @@ end
 -- Read all before the first write. Plain tables: one for each delivery would take longer than the rest.
 local call, sub = redis.call, string.sub
 local places, waiting, planned, accepted, at = {}, {}, {}, tonumber(ARGV[6]), 7
-for i = 8, #KEYS do
+for i = 9, #KEYS do
   local lane = ARGV[at]
   local value = call('HGET', KEYS[i], lane)
   -- A lane whose lease ended on the way may have been sent twice: its first outcome here counts, as of two calls.
   if value and sub(value, 2, 13) == ARGV[at + 1] and not planned[lane] then
     places[#places + 1], waiting[i], planned[lane] = i, value, true
   end
-  at = at + (i > 7 + accepted and 6 or 2)
+  at = at + (i > 8 + accepted and 6 or 2)
 end
 
 local keeps = call('EXISTS', KEYS[5]) == 1
+local state = call('HMGET', KEYS[8], 'parked', 'gate')
 local done, told, gone, died = {}, {}, 0, false
 for _, i in ipairs(places) do
-  local other = i - 8 - accepted
-  at = other < 0 and 2 * i - 9 or 7 + 2 * accepted + 6 * other
+  local other = i - 9 - accepted
+  at = other < 0 and 2 * i - 11 or 7 + 2 * accepted + 6 * other
   local lane, position, verb = ARGV[at], ARGV[at + 1], other < 0 and 'accepted' or ARGV[at + 2]
   if verb == 'back' then
     call('ZADD', KEYS[3], ARGV[at + 4], lane)
@@ -52,7 +53,7 @@ for _, i in ipairs(places) do
   else
     gone = gone + 1
     if other < 0 then
-      told[#told + 1] = sub(position, 5) .. sub(waiting[i], 1, 1) .. sub(ARGV[5], i - 7, i - 7)
+      told[#told + 1] = sub(position, 5) .. sub(waiting[i], 1, 1) .. sub(ARGV[5], i - 8, i - 8)
     else
       died = true
       call('XADD', KEYS[4], '*', 'r', ARGV[at + 4], 'e', ARGV[at + 5], 'a', ARGV[at + 3], 'p', position)
@@ -90,8 +91,8 @@ if died then
 end
 
 local first = redis.call('ZRANGE', KEYS[3], 0, 0, 'WITHSCORES')
-if first[2] then
-  redis.call('ZADD', KEYS[1], first[2], ARGV[1])
+if first[2] and not state[1] then
+  redis.call('ZADD', KEYS[1], math.max(tonumber(first[2]), tonumber(state[2] or 0)), ARGV[1])
 else
   redis.call('ZREM', KEYS[1], ARGV[1])
 end

@@ -1,0 +1,54 @@
+"""A subscription's own limits as options of a command: --rate, --concurrency and --retry."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from bridge.errors import UsageError
+
+if TYPE_CHECKING:
+    from bridge.domain.subscriptions import Subscription
+    from bridge.setting_forms import Form
+
+_BRIDGES_OWN = "default"
+
+Rate = Annotated[str | None, typer.Option(metavar="N", help="Attempts a second, at most; or default.")]
+Concurrency = Annotated[str | None, typer.Option(metavar="N", help="Attempts at once, at most; or default.")]
+Retry = Annotated[
+    str | None, typer.Option(metavar="WAITS", help="Waits between attempts, such as 5s,1m,1h; or default.")
+]
+
+
+def limits(rate: str | None, concurrency: str | None, retry: str | None) -> Callable[[Subscription], Subscription]:
+    """What gives a subscription those of the limits that were given; "default" takes its own away.
+
+    Raises UsageError, naming the option.
+    """
+    from msgspec.structs import replace
+
+    from bridge.setting_forms import fraction, schedule, whole
+
+    given = {
+        name: _read(option, text, form)
+        for name, option, text, form in (
+            ("rate", "--rate", rate, fraction("0.01", "10000", "attempts a second")),
+            ("concurrency", "--concurrency", concurrency, whole(1, 1_000)),
+            ("retry_ms", "--retry", retry, schedule("10ms", "7d")),
+        )
+        if text is not None
+    }
+    return lambda subscription: replace(subscription, **given)
+
+
+def _read(option: str, text: str, form: Form) -> object:
+    if text == _BRIDGES_OWN:
+        return None
+    try:
+        value = form.read(text)
+        form.check(value)
+    except ValueError as error:
+        raise UsageError(f"{option}: {error}") from None
+    return value

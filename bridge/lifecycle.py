@@ -1,0 +1,102 @@
+"""What operators do to subscriptions: pause them, resume them, change what they say."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable
+from time import monotonic, sleep
+
+from msgspec.structs import replace
+
+from bridge.delivery.guard import check_resolved, parse_url
+from bridge.domain.breaker import AT_ONCE
+from bridge.domain.subscriptions import Deliver, Subscription, SubscriptionState
+from bridge.errors import UsageError
+from bridge.store.keys import home_of
+from bridge.wiring import Bridge, url_policy
+
+
+def pause(bridge: Bridge, name: str) -> Subscription:
+    """Park a subscription's events from now on. What is under way is finished, within a second nothing is begun.
+
+    Raises:
+        NotFound: there is none of this id.
+        UsageError: it is not active.
+    """
+    now_ms = bridge.clock.now_ms()
+    paused = bridge.subscriptions.change(
+        name,
+        lambda one: replace(one, state=SubscriptionState.PAUSED, since_ms=now_ms) if one.is_active else None,
+    )
+    if paused is None:
+        raise UsageError(f"{name} is {bridge.subscriptions.get(name).state.value} already")
+    _park(bridge, name)
+    return paused
+
+
+def _park(bridge: Bridge, name: str) -> None:
+    registry = bridge.subscriptions.load()
+    found = registry.by_id().get(name)
+    if found is not None and not found.is_active:
+        bridge.queues.park(name, registry.versions)
+
+
+def resume(bridge: Bridge, name: str, deliver: Deliver) -> tuple[Subscription, int]:
+    """Send again what happens from now on, and of what waited what ``deliver`` says. Returns how much was dropped.
+
+    Waits for attempts that are still under way: their events must not be sent a second time meanwhile.
+
+    Raises:
+        NotFound: there is none of this id.
+        UsageError: it is active.
+    """
+    if bridge.subscriptions.get(name).is_active:
+        raise UsageError(f"{name} is active already")
+    _park(bridge, name)
+    home = home_of(name, bridge.settings.shards)
+    deadline = monotonic() + bridge.delivery_policy.hold_ms / 1000 + 1
+    while any(bridge.queues.held([(name, home)])) and monotonic() < deadline:
+        sleep(0.05)
+    # While it is parked: what comes in from now on is not dropped with the rest.
+    dropped = 0 if deliver is Deliver.ALL else bridge.queues.start_anew(name, deliver)
+    now_ms = bridge.clock.now_ms()
+    resumed = bridge.subscriptions.change(
+        name,
+        lambda one: replace(one, state=SubscriptionState.ACTIVE, reason="", since_ms=now_ms, releasing=True),
+    )
+    if resumed is None:
+        raise AssertionError("a change that is always made was not")
+    finish_release(bridge, name)
+    return resumed, dropped
+
+
+def finish_release(bridge: Bridge, name: str) -> None:
+    """Serve again every shard of a resumed subscription; done again, after a crash, by whoever finds it undone."""
+    bridge.queues.start_anew(name, Deliver.ALL)
+    bridge.queues.unpark(name)
+    bridge.subscriptions.change(name, lambda one: replace(one, releasing=False) if one.releasing else None)
+
+
+def edit(bridge: Bridge, name: str, changed: Callable[[Subscription], Subscription]) -> tuple[Subscription, str | None]:
+    """Change a subscription's URL or limits. Returns it, and a note on the URL's name.
+
+    Raises:
+        NotFound: there is none of this id.
+        InvalidUrl: the new URL is none that callbacks may go to.
+        UsageError: its URL is what it stands for.
+    """
+    old = bridge.subscriptions.get(name)
+    wanted, note = changed(old), None
+    if wanted.url != old.url:
+        if old.implicit:
+            raise UsageError(f"{name} stands for the URL that sessions name: name another there")
+        policy = url_policy(bridge.settings)
+        target = parse_url(wanted.url, policy)
+        note = check_resolved(target, policy)
+    new = bridge.subscriptions.change(name, changed)
+    if new is None:
+        raise AssertionError("a change that is always made was not")
+    if new.url != old.url:
+        # What is known of the receiver is known of another. If a slice holds the queue, it finds that by itself.
+        bridge.queues.note_health(secrets.token_bytes(16), name, AT_ONCE, held=False)
+    return new, note
