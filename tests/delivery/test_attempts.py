@@ -5,6 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from bridge.domain import events
+from bridge.domain.breaker import BreakerPolicy
 from bridge.store import keys
 from bridge.wiring import Bridge
 from tests.delivery.slices import QUICK, Receiver, drain, publish, run, subscribe
@@ -36,7 +37,9 @@ def test_notes_are_written_together(bridge: Bridge, parts: Parts) -> None:
         name = subscribe(bridge, server.url)
         publish(parts, name, sessions=100)
         before = bridge.client.round_trips
-        report = run(bridge, msgspec.structs.replace(QUICK, retry_ms=(60_000,)))
+        # Without its breaker, which would soon leave the receiver in peace.
+        patient = msgspec.structs.replace(QUICK, retry_ms=(60_000,), breaker=BreakerPolicy(after=1_000))
+        report = run(bridge, patient)
     assert report.retrying == len(list(bridge.attempts.newest(name))) == 100
     assert bridge.client.round_trips - before < 100
 

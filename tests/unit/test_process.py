@@ -13,8 +13,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import tasks.app
+from bridge import lifecycle
 from bridge.domain.commits import Due
-from bridge.domain.subscriptions import Subscription
+from bridge.domain.subscriptions import Deliver, Subscription
 from bridge.errors import AccountError, StoreUnreachable
 from bridge.store import keys
 from bridge.store.secrets import SecretBox
@@ -22,7 +23,7 @@ from bridge.store.server import EmbeddedServer
 from bridge.wiring import Bridge
 from tasks.process import Process
 from tests.delivery.slices import Receiver, publish, subscribe
-from tests.hostile import serving
+from tests.hostile import once, serving
 from tests.parts import Parts, entry
 from tests.polling.scripted import Scripted, receipt
 from tests.servers import bridge_on
@@ -310,6 +311,34 @@ def test_an_unreadable_secret_is_said_once_and_does_not_keep_slices_going(desk: 
 
 
 # bridge.trim
+
+
+def test_trimming_finishes_a_resumption_that_was_cut_short(
+    desk: Desk, log: Parts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = subscribe(desk.bridge, "http://127.0.0.1:8000/")
+    lifecycle.pause(desk.bridge, name)
+    publish(log, name, sessions=3)
+    with monkeypatch.context() as patch:
+        patch.setattr(lifecycle, "finish_release", lambda *_: None)
+        lifecycle.resume(desk.bridge, name, Deliver.ALL)
+    assert desk.bridge.index.due(log.now_ms()).queues == ()
+    desk.process.trim()
+    assert desk.bridge.index.due(log.now_ms()).queues
+    assert not desk.bridge.subscriptions.get(name).releasing
+
+
+def test_a_subscription_that_is_disabled_is_said_as_an_error_once(desk: Desk, log: Parts) -> None:
+    with serving(once(b"HTTP/1.1 410 Gone\r\nContent-Length: 0\r\n\r\n")) as server:
+        name = subscribe(desk.bridge, server.url)
+        publish(log, name, sessions=5)
+        with structlog.testing.capture_logs() as lines:
+            desk.process.deliver()
+            desk.process.deliver()
+    said = [line for line in lines if line["log_level"] == "error"]
+    assert [(line["event"], line["subscription"], line["reason"]) for line in said] == [
+        ("subscription disabled", name, "HTTP 410")
+    ]
 
 
 def test_trimming_removes_what_was_kept_for_long_enough(desk: Desk, log: Parts) -> None:
