@@ -31,22 +31,37 @@ def run_demo(*options: str, cwd: Path) -> tuple[int, dict[str, Any]]:
     return ended.returncode, json.loads(ended.stdout)
 
 
-def test_two_hundred_sessions_arrive_verified_and_in_order(tmp_path: Path) -> None:
-    code, summary = run_demo("--sessions", "200", cwd=tmp_path)
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any], list[dict[str, Any]]]:
+    """A demo of 200 sessions: where it ran (its home and temporary files too), its summary, and what it recorded."""
+    home, record = tmp_path_factory.mktemp("home"), tmp_path_factory.mktemp("record") / "posts.jsonl"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TMPDIR", str(home))
+        patch.setenv("HOME", str(home))
+        code, summary = run_demo("--sessions", "200", "--record", str(record), cwd=home)
     assert code == 0
+    return home, summary, [json.loads(line) for line in record.read_text().splitlines()]
+
+
+Finished = tuple[Path, dict[str, Any], list[dict[str, Any]]]
+
+
+def test_two_hundred_sessions_arrive_verified_and_in_order(finished: Finished) -> None:
+    _, summary, _ = finished
     assert summary["ok"] is True
     assert summary["sessions"] == 200
     assert summary["phones"] == 399
     assert summary["expected"] == summary["accepted"] >= summary["phones"]
     assert (summary["duplicates"], summary["out_of_order"], summary["bad_signatures"]) == (0, 0, 0)
-    assert list(tmp_path.iterdir()) == []
 
 
-def test_every_callback_verifies_with_public_libraries(tmp_path: Path) -> None:
-    record = tmp_path / "record.jsonl"
-    code, summary = run_demo("--sessions", "10", "--record", str(record), cwd=tmp_path)
-    assert code == 0
-    first, *posts = [json.loads(line) for line in record.read_text().splitlines()]
+def test_success_leaves_no_file(finished: Finished) -> None:
+    home, _, _ = finished
+    assert list(home.iterdir()) == []
+
+
+def test_every_callback_verifies_with_public_libraries(finished: Finished) -> None:
+    _, summary, (first, *posts) = finished
     secret = first["secret"]
     assert len(posts) >= summary["accepted"] > 0
 
@@ -90,14 +105,6 @@ def is_alive(pid: int) -> bool:
     except (FileNotFoundError, ProcessLookupError):
         return False
     return state != "Z"
-
-
-def test_success_leaves_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("TMPDIR", str(tmp_path))
-    monkeypatch.setenv("HOME", str(tmp_path))
-    code, _ = run_demo("--sessions", "2", cwd=tmp_path)
-    assert code == 0
-    assert list(tmp_path.iterdir()) == []
 
 
 def signal_demo(number: signal.Signals) -> Callable[[int, set[int]], None]:

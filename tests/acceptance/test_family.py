@@ -30,10 +30,13 @@ time.sleep(600)
 """
 CHILDREN = {"plain": PLAIN, "stubborn": STUBBORN, "grandparent": PARENT_OF_STUBBORN}
 
+# What ends by itself ends at once; the waits for what does not are the driver's own, so that they are short.
 DRIVER = """
 import json, os, pathlib, sys, time
+from bridge.cli import family as module
 from bridge.cli.family import Family
 
+module.EACH_AT_LEAST_S, module.WARDEN_GRACE_S = 0.3, 0.5
 ending, children, ready = sys.argv[1], json.loads(sys.argv[2]), pathlib.Path(sys.argv[3])
 with Family("test", stop_within_s=0.5) as family:
     directory = family.temporary_directory()

@@ -29,11 +29,11 @@ FAILED = {"result": "发送失败", "code": "UNDELIV"}
 
 
 def scenario() -> dict[str, object]:
-    """Phones whose two or three changes are spread over some 45 s, so that there is work at every kill."""
+    """Phones whose two or three changes are spread over some 35 s, so that there is work at every kill."""
     shares: list[dict[str, object]] = []
     for part in range(15):
-        start = 1 + 2 * part
-        steps = [UNKNOWN | {"delay": start}, (FAILED if part % 5 == 0 else DELIVERED) | {"delay": start + 15}]
+        start = 1 + 1.5 * part
+        steps = [UNKNOWN | {"delay": start}, (FAILED if part % 5 == 0 else DELIVERED) | {"delay": start + 12}]
         shares.append({"share": 1 / 15, "timeline": steps})
     return {"phones": shares, "default": [DELIVERED | {"delay": 3}], "seed": 7}
 
