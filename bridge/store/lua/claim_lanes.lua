@@ -5,7 +5,7 @@
 -- ARGV  1 queue's index member  2 token (16 bytes)  3 hold's length in ms  4 lease's length in ms  5 most lanes
 --
 -- Returns {now in Unix ms, 1, lane…}, the longest due first; {now, 0} if another token holds the queue. Of a queue that
--- is parked, or gated until later, no lane.
+-- is parked, or gated until later, no lane; and whatever put it into the index all the same is put right.
 --
 -- A crash before: nothing happened. After, or a lost reply: the lanes are due again when their lease ends, and the
 -- queue is free when the hold ends.
@@ -22,6 +22,11 @@ if tonumber(ARGV[5]) > 0 and not state[1] and tonumber(state[2] or 0) <= now the
 end
 local first
 redis.call('SET', KEYS[2], ARGV[2], 'PX', ARGV[3])
+if state[1] then
+  redis.call('ZREM', KEYS[1], ARGV[1])
+elseif tonumber(state[2] or 0) > now then
+  redis.call('ZADD', KEYS[1], 'XX', 'GT', state[2], ARGV[1])
+end
 if #result > 0 then
   local lease_end = now + tonumber(ARGV[4])
   local leases = {}
