@@ -153,7 +153,8 @@ class Slice:
         if now_ms - self._looked_ms < every_ms:
             return
         self._looked_ms = now_ms
-        accept_new = now_ms - self._began_ms < _SLICE_MS
+        # Once handed over it stays so, wherever the clock goes: two slices would both look for new queues.
+        accept_new = not self._handed_over and now_ms - self._began_ms < _SLICE_MS
         if accept_new:
             self._stay_awake(now_ms)
         elif not self._handed_over:
