@@ -10,9 +10,9 @@ from msgspec.structs import replace
 
 from bridge.delivery.guard import check_resolved, parse_url
 from bridge.domain.breaker import AT_ONCE
+from bridge.domain.deliveries import home_of
 from bridge.domain.subscriptions import Deliver, Subscription, SubscriptionState
 from bridge.errors import UsageError
-from bridge.store.keys import home_of
 from bridge.wiring import Bridge, url_policy
 
 

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
 from bridge.domain.server_urls import BrokerAddress, broker_address, safe_url
-from bridge.domain.tracking import SessionRequest, parse_items, to_wire
+from bridge.domain.tracking import SessionRequest, is_account, parse_items, to_wire
 from bridge.errors import BrokerUnreachable, SettingsError, UsageError
 
 if TYPE_CHECKING:
@@ -35,7 +35,6 @@ WITHIN_S = 4.8
 
 _SOCKET_TIMEOUT_S = 2.0
 _CONNECTIONS = 10
-_is_account = re.compile(r"[a-z0-9_-]{1,32}").fullmatch
 _refuses_login = re.compile(r"noauth|wrongpass|noperm|access.?refused|invalid.*password|authentication", re.IGNORECASE)
 
 
@@ -50,7 +49,7 @@ def track(items: object, account: str = "default", *, broker_url: str | None = N
     set, and BrokerUnreachable within 5 s.
     """
     requests = parse_items(items)
-    if not _is_account(str(account)):
+    if not is_account(str(account)):
         raise UsageError("account: give 1 to 32 of the characters a-z, 0-9, _ and -")
     address = _address(broker_url)
     broker = _broker(address)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import random
-import re
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import cached_property
@@ -14,15 +13,15 @@ from time import monotonic
 import msgspec
 
 from bridge.delivery.loop import Attempted, Report, Slice, Surroundings
+from bridge.domain.deliveries import home_of
 from bridge.domain.outcome import Verdict
-from bridge.domain.tracking import SessionRequest, sort_items, to_wire
+from bridge.domain.tracking import SessionRequest, is_account, sort_items, to_wire
 from bridge.errors import AccountError, BridgeError, InvalidSession, UsageError
 from bridge.lifecycle import finish_release
 from bridge.observe.logs import get_logger
 from bridge.polling.poll import Step
 from bridge.settings import load_settings
 from bridge.store.attempts import KEPT_MS
-from bridge.store.keys import home_of
 from bridge.wiring import DEFAULT_ACCOUNT, USER_AGENT, Bridge
 
 _log = get_logger(__name__)
@@ -35,7 +34,6 @@ _COMPLAIN_EVERY_S = 60.0
 _ALL = 100_000
 """Due-sets of a shard to read where none may be missed: behind the queues that nobody can serve wait others."""
 
-_is_account = re.compile(r"[a-z0-9_-]{1,32}").fullmatch
 
 Send = Callable[[str, tuple[str, ...]], None]
 """Enqueues a task by name with its arguments."""
@@ -66,7 +64,7 @@ class Process:
 
     def track(self, items: object, account: object) -> None:
         """Store the good items and keep the bad ones aside."""
-        name = account if isinstance(account, str) and _is_account(account) else DEFAULT_ACCOUNT
+        name = account if isinstance(account, str) and is_account(account) else DEFAULT_ACCOUNT
         try:
             good, bad = sort_items(items)
         except InvalidSession as error:

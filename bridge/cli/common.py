@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import shutil
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,6 +13,7 @@ import typer
 
 from bridge.cli.output import At, as_text, show, table
 from bridge.domain.durations import parse_duration_ms
+from bridge.domain.tracking import is_account
 from bridge.errors import UsageError
 
 if TYPE_CHECKING:
@@ -24,7 +24,6 @@ Account = Annotated[str | None, typer.Option(metavar="NAME", help="Of this accou
 Limit = Annotated[int, typer.Option(metavar="N", min=1, help="At most so many.")]
 
 _LATEST_MS = 253_402_214_400_000  # the last day of the year 9999, in every zone
-_is_account = re.compile(r"[a-z0-9_-]{1,32}").fullmatch
 
 
 @contextmanager
@@ -54,7 +53,7 @@ def accounts_of(bridge: Bridge, account: str | None) -> list[str]:
 
 def checked_account(name: str) -> str:
     """``name``, if it may be an account's. Raises UsageError."""
-    if not _is_account(name):
+    if not is_account(name):
         raise UsageError("--account: give 1 to 32 of the characters a-z, 0-9, _ and -")
     return name
 

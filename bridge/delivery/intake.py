@@ -6,13 +6,12 @@ import secrets
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from operator import attrgetter
 from urllib.parse import urlsplit
-from zlib import crc32
 
 from bridge.delivery.ports import Ports
 from bridge.delivery.queue import HeldQueue, Host, Ready
 from bridge.domain.breaker import AT_ONCE, WELL, Health
 from bridge.domain.credentials import Credentials
-from bridge.domain.deliveries import Lane, Settlement
+from bridge.domain.deliveries import Lane, Settlement, home_of
 from bridge.domain.policy import DeliveryPolicy
 from bridge.domain.subscriptions import Subscription
 from bridge.errors import SecretsUnreadable
@@ -49,8 +48,6 @@ class Intake:
         self._hosts: dict[str, Host] = {}
         self._not_before_ms: dict[tuple[str, int], int] = {}
         self.queues: dict[str, HeldQueue] = {}
-        self.full = False
-        """Whether due queues had to be left to another slice."""
 
     def _load(self) -> None:
         registry = self._ports.registries.load()
@@ -68,7 +65,6 @@ class Intake:
         new = [name for name in shards if name not in self.queues]
         if new and accept_new:
             self._hold(new[: MAX_QUEUES - len(self.queues)], now_ms)
-        self.full = len(new) > 0 and len(self.queues) >= MAX_QUEUES
         wanted = []
         for name, group in shards.items():
             queue = self.queues.get(name)
@@ -181,7 +177,7 @@ class Intake:
         opened = {name: queue for name in names if (queue := self._open(name, now_ms)) is not None}
         if not opened:
             return
-        homes = [(name, crc32(name.encode()) % self._shards, 0) for name in opened]
+        homes = [(name, home_of(name, self._shards), 0) for name in opened]
         at_ms, replies = self._ports.queues.claim(self._token, homes, self._policy.hold_ms)
         self._ports.clock.note(at_ms)
         taken: list[HeldQueue] = []

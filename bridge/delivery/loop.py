@@ -61,7 +61,7 @@ class Attempted(msgspec.Struct, frozen=True, kw_only=True):
 
 class Report(msgspec.Struct, kw_only=True):
     """What a slice did. ``unsettled`` attempts were made, but another slice had taken over; ``unnoted`` failed
-    ones could not be kept for people; ``more`` is due.
+    ones could not be kept for people.
     """
 
     accepted: int = 0
@@ -69,7 +69,6 @@ class Report(msgspec.Struct, kw_only=True):
     dead: int = 0
     unsettled: int = 0
     unnoted: int = 0
-    more: bool = False
 
 
 class Surroundings(msgspec.Struct, frozen=True, kw_only=True):
@@ -350,7 +349,6 @@ class Slice:
         if self._failures:
             self._note()
         self._intake.release(list(self._intake.queues.values()))
-        self._report.more = self._intake.full
 
 
 def _note_of(queue: HeldQueue, ready: Ready, outcome: Outcome, answer: Answer, now_ms: int) -> FailedAttempt:

@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+from zlib import crc32
+
 import msgspec
 
 from bridge.domain.outcome import Verdict
+
+
+def home_of(subscription: str, shards: int) -> int:
+    """The shard whose hold decides who serves a subscription, and that keeps how its receiver is."""
+    return crc32(subscription.encode()) % shards
 
 
 class Lane(msgspec.Struct, frozen=True, gc=False):

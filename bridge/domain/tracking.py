@@ -34,6 +34,9 @@ _EARLIEST_S = 946_684_800  # 2000-01-01: older than any session, so a mistake
 _LATEST_S = 4_102_444_800  # 2100-01-01: a time in milliseconds lands far beyond it
 _SESSION_NO_FORM = f"1 to {MAX_SESSION_NO_CHARS} printable ASCII characters without spaces"
 
+is_account = re.compile(r"[a-z0-9_-]{1,32}").fullmatch
+"""Whether a text may name an account: it becomes a part of keys, between colons."""
+
 # Without spaces: no SessionNo of the provider has one, and one around a SessionNo is a copying mistake that would be
 # polled for three days.
 _is_session_no = re.compile(r"[!-~]{1,64}").fullmatch

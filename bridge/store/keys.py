@@ -59,11 +59,6 @@ def shard_of(session_no: str, shards: int) -> int:
     return crc32(session_no.encode()) % shards
 
 
-def home_of(subscription: str, shards: int) -> int:
-    """The shard whose hold decides who serves a subscription."""
-    return crc32(subscription.encode()) % shards
-
-
 def account(name: str) -> str:
     return f"u:account:{name}"
 

@@ -16,7 +16,7 @@ import msgspec
 
 from bridge.domain import events
 from bridge.domain.breaker import WELL, Health
-from bridge.domain.deliveries import DeadLetter, Lane, Settlement, Tally, Waiting
+from bridge.domain.deliveries import DeadLetter, Lane, Settlement, Tally, Waiting, home_of
 from bridge.domain.outcome import Verdict
 from bridge.domain.policy import DEFAULT_LIMITS, Limits
 from bridge.domain.subscriptions import Deliver
@@ -113,7 +113,7 @@ class QueueStore:
     def health(self, subscriptions: Sequence[str]) -> list[Health]:
         """How each receiver has been, as its last holder noted."""
         replies = self._client.commands(
-            [["HGET", keys.state(keys.home_of(name, self._shards), name), "health"] for name in subscriptions]
+            [["HGET", keys.state(home_of(name, self._shards), name), "health"] for name in subscriptions]
         )
         return [_health_of(cast("bytes", reply)) if reply else WELL for reply in replies]
 
@@ -122,7 +122,7 @@ class QueueStore:
 
         ``held``: only if the caller holds the queue's home shard; else also if nobody does.
         """
-        home = keys.home_of(subscription, self._shards)
+        home = home_of(subscription, self._shards)
         packed = b"" if health == WELL else _packer.encode(health)
         args: list[Argument] = [keys.queue_member(subscription), token, health.gate_ms]
         due = "due" if health.hastening else ""  # though every lane's retry lies ahead

@@ -188,7 +188,3 @@ class SubscriptionStore:
         # Random, not counted on: a number that the server lost with its last second would come again, and stand for
         # another registry in a poller that still remembers the first.
         self._client.commands([["SET", keys.registry(shard), secrets.token_hex(8)] for shard in shards])
-
-
-def _unknown(subscription: str) -> NotFound:
-    return NotFound(f"no subscription {subscription}: see `bridge subscriptions list`")
