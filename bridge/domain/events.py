@@ -18,8 +18,8 @@ from bridge.domain.status import Change, SessionState
 SCHEMA = 2
 STATUS_CHANGED = "sms.status.changed"
 TEST = "bridge.test"
-EVENT_TYPES = (STATUS_CHANGED, TEST)
-"""Their places are what a record holds: append, never reorder."""
+EVENT_TYPES = {0: STATUS_CHANGED, 1: TEST}
+"""By the number that a record holds: never use one again for another."""
 STATUSES = tuple(status.text for status in Status)
 
 
@@ -29,7 +29,7 @@ class Record(msgspec.Struct, frozen=True, array_like=True, gc=False):
     Times ending in ``_ms`` are Unix milliseconds, ``receipt_time`` Unix seconds; ``result`` is None where the status
     is our own deadline's. The account is the log's, not the record's.
 
-    ``type`` is a place in ``EVENT_TYPES``; records of schema 1 lack it, and are changes of status. A test has a
+    ``type`` is a number of ``EVENT_TYPES``; records of schema 1 lack it, and are changes of status. A test has a
     ``session_no`` that no session can have, and its data in ``metadata``.
     """
 

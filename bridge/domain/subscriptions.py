@@ -134,7 +134,7 @@ PLAIN = Options()
 
 def parse_types(text: str) -> tuple[str, ...]:
     """The event types in a list with commas between. Raises UsageError."""
-    return _parse_names(text, "--types", EVENT_TYPES)
+    return _parse_names(text, "--types", tuple(EVENT_TYPES.values()))
 
 
 def parse_statuses(text: str) -> tuple[str, ...]:
