@@ -35,6 +35,7 @@ from bridge.store.credentials import Rewrapping, SigningKeys, rotated, sealed
 from bridge.store.erasure import Erased, ErasedPlaces, Eraser, Tombstones
 from bridge.store.index import Clock, Index, RateStore, Wakes
 from bridge.store.keys import shard_of
+from bridge.store.line import Line
 from bridge.store.log import EventLog
 from bridge.store.outcomes import OutcomeStore
 from bridge.store.queues import QueueStore
@@ -363,9 +364,8 @@ class Bridge:
     def delivery_ports(self) -> Ports:
         """What a slice of the delivery loop works with."""
         return Ports(
-            index=self.index,
+            line=lambda: Line(self.client, self.index, self.queues, self.log),
             queues=self.queues,
-            log=self.log,
             attempts=self.attempts,
             registries=self.subscriptions,
             secrets=self.signing_keys,

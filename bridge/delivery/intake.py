@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from operator import attrgetter
 from urllib.parse import urlsplit
 
-from bridge.delivery.ports import Ports
-from bridge.delivery.queue import HeldQueue, Host, Ready
+from bridge.delivery.ports import DueNow, Errand, Ports
+from bridge.delivery.queue import HeldQueue, Host
 from bridge.domain.breaker import AT_ONCE, WELL, Health
 from bridge.domain.credentials import Credentials
-from bridge.domain.deliveries import Lane, Settlement, home_of
+from bridge.domain.deliveries import Claimed, Settlement, Wanted, home_of
 from bridge.domain.policy import DeliveryPolicy
 from bridge.domain.subscriptions import Subscription
 from bridge.errors import SecretsUnreadable
 
 MAX_QUEUES = 64
 _DUE_AT_ONCE = 128
-_position = attrgetter("position")
 _ASK_AGAIN_MS = 50
 """How soon to ask again for a queue that another slice holds: what comes in between waits for as long."""
 _HASTEN_AT_ONCE = 1_000
@@ -38,6 +36,11 @@ class Intake:
     ) -> None:
         self._ports = ports
         self._policy = policy
+        self._looks, self._settles = ports.line(), ports.line()
+        self._due: Errand[DueNow] | None = None
+        self._claim: Errand[Claimed] | None = None
+        self._settling: Errand[Mapping[tuple[str, int], int]] | None = None
+        self._sent: dict[tuple[str, int], list[Settlement]] = {}
         self._shards = shards
         self._complain = complain
         self._disabled = disabled
@@ -45,6 +48,7 @@ class Intake:
         self._subscriptions: Mapping[str, Subscription] = {}
         self._versions: Mapping[int, bytes] = {}
         self._load()
+        self._heard = self._versions[shards - 1]
         self._hosts: dict[str, Host] = {}
         self._not_before_ms: dict[tuple[str, int], int] = {}
         self.queues: dict[str, HeldQueue] = {}
@@ -54,12 +58,52 @@ class Intake:
         self._versions = registry.versions
         self._subscriptions = registry.by_id()
 
-    def look(self, now_ms: int, *, accept_new: bool) -> int:
-        """Claim what is due and has room; returns how many lanes became ready."""
+    @property
+    def looking(self) -> bool:
+        """Whether a look is under way."""
+        return self._due is not None or self._claim is not None
+
+    def look(self, now_ms: int, *, accept_new: bool, aside: bool) -> int:
+        """Go on with the look under way, or begin one; returns how many lanes became ready.
+
+        ``aside``: not waiting for the store, for there are POSTs to go on with.
+        """
+        if self._claim is None:
+            if self._due is None:
+                # Those that may not be asked for yet stand first, as the longest due: they must not hide the others.
+                limit = _DUE_AT_ONCE + len(self._not_before_ms)
+                self._due = self._looks.due(now_ms, limit)
+            if aside and not self._due.done():
+                return 0
+            due, self._due = self._due.result(), None
+            self._heard = due.registry
+            wanted = self._plan(due.queues, now_ms, accept_new=accept_new)
+            if not wanted:
+                return 0
+            self._claim = self._looks.claim(self._token, wanted, self._policy.hold_ms)
+        if aside and not self._claim.done():
+            return 0
+        claimed, self._claim = self._claim.result(), None
+        return self._take_in(claimed)
+
+    def finish(self) -> None:
+        """Take in what a look under way still brings, so that it can be handed back."""
+        if self._due is not None:
+            self._due.result()
+            self._due = None
+        if self._claim is not None:
+            claimed, self._claim = self._claim.result(), None
+            self._take_in(claimed)
+
+    def close(self) -> None:
+        """Give back the connections to the store."""
+        self._looks.close()
+        self._settles.close()
+
+    def _plan(self, due: Sequence[tuple[str, int]], now_ms: int, *, accept_new: bool) -> list[Wanted]:
+        """What to claim of what is due, by the room that its queues have; queues that are new are held first."""
         shards: dict[str, list[int]] = {}
-        # Those that may not be asked for yet stand first, as the longest due: they must not hide the others.
-        limit = _DUE_AT_ONCE + len(self._not_before_ms)
-        for name, shard in self._ports.index.due(now_ms, limit).queues:
+        for name, shard in due:
             if self._not_before_ms.get((name, shard), 0) <= now_ms:
                 shards.setdefault(name, []).append(shard)
         new = [name for name in shards if name not in self.queues]
@@ -69,24 +113,58 @@ class Intake:
         for name, group in shards.items():
             queue = self.queues.get(name)
             if queue is not None and (room := queue.room):
+                queue.awaited = True
                 share = -(-room // len(group))
-                wanted += [(name, shard, share) for shard in group]
-        return self._claim(wanted) if wanted else 0
+                wanted += [Wanted(name, queue.subscription.account, shard, share) for shard in group]
+        return wanted
 
-    def settle(self, queues: Iterable[HeldQueue]) -> int:
-        """Write down what their attempts came to. Returns how many outcomes could not be: another slice took over."""
-        groups: dict[tuple[str, int], list[Settlement]] = {}
-        for queue in queues:
-            for one in queue.settled:
-                groups.setdefault((queue.id, one.lane.shard), []).append(one)
-            queue.settled = []
-        if not groups:
-            return 0
+    def _take_in(self, claimed: Claimed) -> int:
+        self._ports.clock.note(claimed.now_ms)
+        for place in claimed.refused:
+            self._not_before_ms[place] = claimed.now_ms + _ASK_AGAIN_MS
+        for name, shard in claimed.held:
+            if name in self.queues:
+                self.queues[name].shards.add(shard)
+        for queue in self.queues.values():
+            queue.awaited = False
+        # Of one that was lost meanwhile, the lanes are its next holder's when their lease ends.
+        return sum(
+            self.queues[name].take(ready, claimed.now_ms)
+            for name, ready in claimed.ready.items()
+            if name in self.queues
+        )
+
+    def settle(self, *, aside: bool) -> int:
+        """Write down what attempts came to. Returns how many outcomes could not be: another slice took over.
+
+        ``aside``: without waiting for the store; what it says is taken in by a later call.
+        """
         unsettled = 0
-        for (name, shard), applied in self._ports.queues.settle(self._token, groups).items():
-            unsettled += len(groups[name, shard]) - max(0, applied)
-            if applied < 0:
+        if self._settling is not None:
+            if aside and not self._settling.done():
+                return 0
+            unsettled = self._settled(self._settling.result())
+        sent: dict[tuple[str, int], list[Settlement]] = {}
+        for queue in self.queues.values():
+            for one in queue.settled:
+                sent.setdefault((queue.id, one.lane.shard), []).append(one)
+            queue.settling, queue.settled = bool(queue.settled), []
+        if sent:
+            self._sent = sent
+            self._settling = self._settles.settle(self._token, sent)
+            if not aside:
+                unsettled += self._settled(self._settling.result())
+        return unsettled
+
+    def _settled(self, applied: Mapping[tuple[str, int], int]) -> int:
+        unsettled = 0
+        for (name, shard), count in applied.items():
+            unsettled += len(self._sent[name, shard]) - max(0, count)
+            if count < 0:
                 self._lose(name)
+        self._settling = None
+        for queue in self.queues.values():
+            queue.settling = False
         return unsettled
 
     def renew(self) -> None:
@@ -115,7 +193,7 @@ class Intake:
 
     def refresh(self) -> list[HeldQueue]:
         """Go by what the registry says now. Returns the queues whose subscriptions were paused or disabled since."""
-        if self._ports.registries.version() == self._versions[self._shards - 1]:
+        if self._heard == self._versions[self._shards - 1]:
             return []
         self._load()
         stopped = []
@@ -138,12 +216,12 @@ class Intake:
             queue.parked = True
             self._disable(queue, now_ms)
         if queue.is_to_be_noted and not queue.parked and not queue.lost:
-            self.settle([queue])  # it would put the queue's place in the index back to its first retry
+            self.settle(aside=False)  # it would put the queue's place in the index back to its first retry
             self._note(queue, queue.health)
         if queue.parked or queue.lost or not queue.health.hastening:
             return True
-        if queue.ready or queue.in_flight or queue.settled:
-            return False  # its leases are no retries
+        if queue.has_leases:
+            return False  # they are no retries
         if self._ports.queues.hasten(self._token, queue.id, _HASTEN_AT_ONCE):
             return False
         self._note(queue, WELL)
@@ -223,48 +301,3 @@ class Intake:
 
     def _host_of(self, url: str) -> Host:
         return self._hosts.setdefault(urlsplit(url).netloc, Host())
-
-    def _claim(self, wanted: Sequence[tuple[str, int, int]]) -> int:
-        now_ms, replies = self._ports.queues.claim(self._token, wanted, self._policy.hold_ms)
-        self._ports.clock.note(now_ms)
-        found: list[tuple[str, int, list[bytes]]] = []
-        for (name, shard, _), lanes in zip(wanted, replies, strict=True):
-            if lanes is None:
-                self._not_before_ms[name, shard] = now_ms + _ASK_AGAIN_MS
-                continue
-            self.queues[name].shards.add(shard)
-            if lanes:
-                found.append((name, shard, lanes))
-        if not found:
-            return 0
-        lanes_of: dict[str, list[Lane]] = {}
-        for (name, _, _), read in zip(found, self._ports.queues.peek(found), strict=True):
-            lanes_of.setdefault(name, []).extend(read)
-        return self._fill(lanes_of, now_ms)
-
-    def _fill(self, lanes_of: Mapping[str, list[Lane]], now_ms: int) -> int:
-        """Read the lanes' first events, an account at a time, and make them ready, the oldest first."""
-        lease_end_ms = now_ms + self._policy.hold_ms
-        by_account: dict[str, dict[int, list[bytes]]] = {}
-        for name, lanes in lanes_of.items():
-            wanted = by_account.setdefault(self.queues[name].subscription.account, {})
-            for lane in lanes:
-                wanted.setdefault(lane.shard, []).append(lane.position)
-        records = {account: self._ports.log.fetch(account, wanted) for account, wanted in by_account.items()}
-        for name, lanes in lanes_of.items():
-            queue = self.queues[name]
-            logged = records[queue.subscription.account]
-            missing: dict[int, list[bytes]] = {}
-            lanes.sort(key=_position)
-            for lane in lanes:
-                if (lane.shard, lane.position) not in logged:
-                    missing.setdefault(lane.shard, []).append(lane.position)
-            kept = self._ports.queues.kept(name, missing) if missing else {}
-            events = {**logged, **kept} if kept else logged
-            if queue.health.is_open:
-                # Each shard gave its longest due: the oldest of them is the probe, the others go back untried.
-                queue.settled += [Settlement(lane, None, due_ms=now_ms) for lane in lanes[1:]]
-                del lanes[1:]
-            queue.ready += [Ready(lane, events.get((lane.shard, lane.position)), lease_end_ms) for lane in lanes]
-            queue.took(len(lanes), now_ms)
-        return sum(map(len, lanes_of.values()))

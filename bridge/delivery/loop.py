@@ -16,10 +16,10 @@ import msgspec
 
 from bridge.delivery.intake import Intake
 from bridge.delivery.ports import Ports
-from bridge.delivery.queue import HeldQueue, Ready
+from bridge.delivery.queue import HeldQueue
 from bridge.delivery.transport import Request, Transport
 from bridge.domain import events
-from bridge.domain.deliveries import FailedAttempt, Settlement
+from bridge.domain.deliveries import FailedAttempt, Ready, Settlement
 from bridge.domain.formats import understood
 from bridge.domain.outcome import ABORTED, Answer, Outcome, Verdict, judge
 from bridge.domain.policy import DeliveryPolicy
@@ -112,7 +112,7 @@ class Slice:
         self._intake = Intake(ports, policy, shards=shards, complain=around.complain, disabled=around.disabled)
         self._unwell: list[HeldQueue] = []
         self._turns: deque[HeldQueue] = deque()
-        self._headers = ["Content-Type: application/json", f"User-Agent: {around.user_agent}"]
+        self._headers = [b"Content-Type: application/json", f"User-Agent: {around.user_agent}".encode()]
         self._report = Report()
         self._began_ms = self._looked_ms = self._renewed_ms = self._worked_ms = self._settled_ms = self._woke_ms = 0
         self._noted_ms = 0
@@ -135,7 +135,13 @@ class Slice:
             self._wind_up(now_ms)
         finally:
             self._transport.abort()
+            self._intake.close()
         return self._report
+
+    @property
+    def _busy(self) -> bool:
+        """Whether there is something to go on with while the store is asked."""
+        return any(queue.ready for queue in self._intake.queues.values())
 
     def _is_over(self, now_ms: int) -> bool:
         if self._around.stopping() or now_ms - self._began_ms >= _LONGEST_MS:
@@ -149,7 +155,7 @@ class Slice:
         queues = self._intake.queues.values()
         # Even with no room for more of what is held: a receiver that hangs must not hide queues that came due since.
         every_ms = _FULL_LOOK_MS if queues and not any(queue.room for queue in queues) else self._look_every_ms
-        if now_ms - self._looked_ms < every_ms:
+        if now_ms - self._looked_ms < every_ms and not self._intake.looking:
             return
         self._looked_ms = now_ms
         # Once handed over it stays so, wherever the clock goes: two slices would both look for new queues.
@@ -160,7 +166,9 @@ class Slice:
             # Only stragglers keep this slice: new queues are another one's from here on.
             self._handed_over = True
             self._around.hand_over()
-        found = self._intake.look(now_ms, accept_new=accept_new)
+        found = self._intake.look(now_ms, accept_new=accept_new, aside=self._busy)
+        if self._intake.looking:
+            return
         self._look_every_ms = _QUICK_LOOK_MS if found else min(_SLOW_LOOK_MS, self._look_every_ms + 1)
         self._unwell += [queue for queue in queues if queue.health.hastening and queue not in self._unwell]
         if len(self._turns) != len(queues) or any(queue.lost for queue in self._turns):
@@ -201,12 +209,12 @@ class Slice:
             # One record must not end every slice that comes upon it. The letter holds it, whatever it is.
             self._bury(queue, ready, "the event's record could not be read")
             return
-        headers: list[bytes | str] = [
+        headers = [
             *self._headers,
             *queue.headers,
-            f"webhook-id: {message_id}",
-            f"webhook-timestamp: {now_ms // 1000}",
-            f"webhook-signature: {queue.sign(message_id, now_ms, body)}",
+            f"webhook-id: {message_id}".encode(),
+            f"webhook-timestamp: {now_ms // 1000}".encode(),
+            f"webhook-signature: {queue.sign(message_id, now_ms, body)}".encode(),
         ]
         queue.in_flight += 1
         queue.host.in_flight += 1
@@ -326,11 +334,12 @@ class Slice:
             self._settled_ms = now_ms
             return
         if waiting >= _SETTLE_AT or now_ms - self._settled_ms >= _SETTLE_AFTER_MS:
-            self._report.unsettled += self._intake.settle(list(self._intake.queues.values()))
+            self._report.unsettled += self._intake.settle(aside=self._busy)
             self._settled_ms = now_ms
 
     def _wind_up(self, now_ms: int) -> None:
         """Start nothing more, wait for what is under way, hand back the rest."""
+        self._intake.finish()
         for queue in self._intake.queues.values():
             self._hand_all_back(queue, now_ms)
         self._handed_over = True
@@ -345,7 +354,7 @@ class Slice:
             queue.in_flight -= 1
             queue.host.in_flight -= 1
             queue.settled.append(Settlement(ready.lane, None, due_ms=now_ms))
-        self._report.unsettled += self._intake.settle(list(self._intake.queues.values()))
+        self._report.unsettled += self._intake.settle(aside=False)
         if self._failures:
             self._note()
         self._intake.release(list(self._intake.queues.values()))

@@ -2,28 +2,44 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Protocol
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Protocol, TypeVar
 
 import msgspec
 
 from bridge.domain.breaker import Health
 from bridge.domain.credentials import Credentials
-from bridge.domain.deliveries import FailedAttempt, Lane, Settlement
+from bridge.domain.deliveries import Claimed, FailedAttempt, Settlement, Wanted
 from bridge.domain.subscriptions import Subscription
+
+T_co = TypeVar("T_co", covariant=True)
 
 
 class DueNow(Protocol):
-    """(subscription, shard) of the queues that have due lanes."""
+    """(subscription, shard) of the queues that have due lanes; ``registry`` is another once that was changed."""
 
     @property
     def queues(self) -> Sequence[tuple[str, int]]: ...
+    @property
+    def registry(self) -> bytes: ...
 
 
-class Index(Protocol):
-    """What is due."""
+class Errand(Protocol[T_co]):
+    """Something that the store was asked, and need not be waited for."""
 
-    def due(self, now_ms: int, limit: int) -> DueNow: ...
+    def done(self) -> bool: ...
+    def result(self) -> T_co: ...
+
+
+class Line(Protocol):
+    """Asks the store one thing after the other, over a connection of its own."""
+
+    def due(self, now_ms: int, limit: int) -> Errand[DueNow]: ...
+    def claim(self, token: bytes, wanted: Sequence[Wanted], hold_ms: int) -> Errand[Claimed]: ...
+    def settle(
+        self, token: bytes, settled: Mapping[tuple[str, int], Sequence[Settlement]]
+    ) -> Errand[Mapping[tuple[str, int], int]]: ...
+    def close(self) -> None: ...
 
 
 class Queues(Protocol):
@@ -32,16 +48,11 @@ class Queues(Protocol):
     def claim(
         self, token: bytes, wanted: Sequence[tuple[str, int, int]], hold_ms: int
     ) -> tuple[int, list[list[bytes] | None]]: ...
-    def peek(self, wanted: Sequence[tuple[str, int, Sequence[bytes]]]) -> list[list[Lane]]: ...
-    def settle(
-        self, token: bytes, settled: Mapping[tuple[str, int], Sequence[Settlement]]
-    ) -> Mapping[tuple[str, int], int]: ...
     def release(self, token: bytes, held: Iterable[tuple[str, int]]) -> None: ...
     def health(self, subscriptions: Sequence[str]) -> Sequence[Health]: ...
     def note_health(self, token: bytes, subscription: str, health: Health) -> bool: ...
     def hasten(self, token: bytes, subscription: str, limit: int) -> bool: ...
     def park(self, subscription: str, versions: Mapping[int, bytes]) -> None: ...
-    def kept(self, subscription: str, wanted: Mapping[int, Sequence[bytes]]) -> Mapping[tuple[int, bytes], bytes]: ...
     def remove(self, subscription: str) -> None: ...
 
 
@@ -49,12 +60,6 @@ class Attempts(Protocol):
     """Keeps failed attempts for people. Raises ``BridgeError`` where it cannot."""
 
     def add(self, attempts: Sequence[tuple[str, FailedAttempt]]) -> None: ...
-
-
-class Log(Protocol):
-    """The event log."""
-
-    def fetch(self, account: str, wanted: Mapping[int, Sequence[bytes]]) -> Mapping[tuple[int, bytes], bytes]: ...
 
 
 class Registry(Protocol):
@@ -66,13 +71,9 @@ class Registry(Protocol):
 
 
 class Registries(Protocol):
-    """Loads the registry, and disables what its receiver wants no more of.
-
-    ``version`` is another once any of it was changed.
-    """
+    """Loads the registry, and disables what its receiver wants no more of."""
 
     def load(self) -> Registry: ...
-    def version(self) -> bytes: ...
     def disable(self, subscription: str, reason: str, now_ms: int) -> bool: ...
 
 
@@ -92,9 +93,8 @@ class Clock(Protocol):
 class Ports(msgspec.Struct, frozen=True, kw_only=True):
     """All of them, as a slice is given them."""
 
-    index: Index
+    line: Callable[[], Line]
     queues: Queues
-    log: Log
     attempts: Attempts
     registries: Registries
     secrets: Secrets

@@ -12,7 +12,7 @@ import msgspec
 from bridge.domain import breaker
 from bridge.domain.breaker import BreakerPolicy, Health
 from bridge.domain.credentials import FOREVER_MS, Credentials
-from bridge.domain.deliveries import Lane, Settlement
+from bridge.domain.deliveries import Ready, Settlement
 from bridge.domain.durations import format_duration_ms
 from bridge.domain.formats import renderer
 from bridge.domain.outcome import Outcome
@@ -29,14 +29,6 @@ _MOST_A_HOST = 128
 """Connections to one host, however many subscriptions name it: a quarter of a slice's."""
 
 
-class Ready(msgspec.Struct, frozen=True, gc=False):
-    """A claimed lane with its event's record (None where neither log nor kept records have it any more)."""
-
-    lane: Lane
-    record: bytes | None
-    lease_end_ms: int
-
-
 class Host:
     """How many attempts a slice has under way to one host, of all subscriptions."""
 
@@ -49,6 +41,7 @@ class Host:
 class HeldQueue:
     """A queue that this slice holds. ``lost`` once another one does; ``ending``, why it is to be disabled.
 
+    ``awaited``: lanes of it are being claimed; ``settling``: outcomes of it are being written down.
     ``health`` is how its receiver is, ``noted`` what the store knows of that. ``parked`` once its subscription is
     paused or disabled: nothing more of it is started.
     """
@@ -71,6 +64,7 @@ class HeldQueue:
         self.ready: deque[Ready] = deque()
         self.in_flight = 0
         self.settled: list[Settlement] = []
+        self.awaited = self.settling = False
         self.lost = False
         self._buffer = max(32, self.concurrency)
         self._took_ms = 0
@@ -115,8 +109,12 @@ class HeldQueue:
     @property
     def idle(self) -> bool:
         """Whether nothing of it is left in this slice."""
-        busy = self.ready or self.in_flight or self.settled or (self.health.hastening and not self.parked)
-        return not busy
+        return not (self.has_leases or (self.health.hastening and not self.parked))
+
+    @property
+    def has_leases(self) -> bool:
+        """Whether any lane of it is leased to this slice, or may be."""
+        return bool(self.ready or self.in_flight or self.settled or self.awaited or self.settling)
 
     @property
     def room(self) -> int:
@@ -128,11 +126,24 @@ class HeldQueue:
         size = min(self._buffer, self._most_ready)
         return 0 if len(self.ready) > size // 2 else size - len(self.ready)
 
-    def took(self, lanes: int, now_ms: int) -> None:
-        """Learn from a claim: a backlog sent as fast as it is claimed gets a larger buffer, for fewer claims."""
-        if lanes >= self._buffer // 2 and now_ms - self._took_ms < _SOON_MS:
+    def take(self, claimed: list[Ready], now_ms: int) -> int:
+        """Take in lanes that were claimed at ``now_ms``, the oldest first. Returns how many are to be sent.
+
+        The others go back untried: all of them where meanwhile nothing is to be sent any more, or not yet; all but the
+        oldest where that one is to be a probe.
+        """
+        keep = len(claimed)
+        if self.parked or self.ending or self.health.hastening or now_ms < self.health.gate_ms:
+            keep = 0
+        elif self.health.is_open:
+            keep = 1
+        self.ready += claimed[:keep]
+        self.settled += [Settlement(one.lane, None, due_ms=now_ms) for one in claimed[keep:]]
+        # A backlog that is sent as fast as it is claimed gets a larger buffer, for fewer claims.
+        if len(claimed) >= self._buffer // 2 and now_ms - self._took_ms < _SOON_MS:
             self._buffer = min(_LARGEST_BUFFER, 2 * self._buffer)
         self._took_ms = now_ms
+        return keep
 
     def next(self, now_ms: int, share: int) -> Ready | None:
         """The next lane to start, None where nothing is ready, or enough is under way: at most ``share``, in any case.

@@ -48,7 +48,7 @@ class Request(msgspec.Struct, frozen=True):
 
     key: object
     url: str
-    headers: Sequence[bytes | str]
+    headers: Sequence[bytes]
     body: bytes
     timeout_ms: int
     identity: Identity | None = None
@@ -365,15 +365,12 @@ class Transport:
         return _Slot(pool, curl, notes)
 
 
-def _header_lines(headers: Sequence[bytes | str]) -> list[bytes | str]:
+def _header_lines(headers: Sequence[bytes]) -> list[bytes]:
     """The lines to send, and one that keeps libcurl from waiting for 100-continue before a large body."""
-    for line in headers:
-        if isinstance(line, str):
-            if "\n" in line or "\r" in line or "\0" in line:
-                raise ValueError("a header line holds a line break or NUL")
-        elif b"\n" in line or b"\r" in line or b"\0" in line:
-            raise ValueError("a header line holds a line break or NUL")
-    return [*headers, "Expect:"]
+    text = b"".join(headers)
+    if b"\n" in text or b"\r" in text or b"\0" in text:
+        raise ValueError("a header line holds a line break or NUL")
+    return [*headers, b"Expect:"]
 
 
 def _asked(header_lines: Sequence[bytes]) -> tuple[Wish, str]:

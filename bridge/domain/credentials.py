@@ -32,5 +32,5 @@ class Credentials(msgspec.Struct, frozen=True, kw_only=True):
 
     keys: tuple[SigningKey, ...]
     phone_key: bytes = b""
-    headers: tuple[str, ...] = ()
+    headers: tuple[bytes, ...] = ()
     identity: Identity | None = None

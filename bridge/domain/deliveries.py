@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from zlib import crc32
 
 import msgspec
@@ -21,6 +22,35 @@ class Lane(msgspec.Struct, frozen=True, gc=False):
     lane: bytes
     position: bytes
     attempts: int
+
+
+class Ready(msgspec.Struct, frozen=True, gc=False):
+    """A claimed lane with its event's record (None where neither log nor kept records have it any more)."""
+
+    lane: Lane
+    record: bytes | None
+    lease_end_ms: int
+
+
+class Wanted(msgspec.Struct, frozen=True, gc=False):
+    """At most ``most`` lanes of a subscription's queue in one shard."""
+
+    subscription: str
+    account: str
+    shard: int
+    most: int
+
+
+class Claimed(msgspec.Struct, frozen=True, kw_only=True):
+    """What was claimed at ``now_ms`` (Unix ms, the store's), by subscription, the oldest event first.
+
+    ``held`` are the (subscription, shard) that were the caller's to claim from, ``refused`` those that another holds.
+    """
+
+    now_ms: int
+    held: Sequence[tuple[str, int]]
+    refused: Sequence[tuple[str, int]]
+    ready: Mapping[str, list[Ready]]
 
 
 class Settlement(msgspec.Struct, frozen=True, gc=False):

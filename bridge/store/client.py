@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import secrets
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from functools import cache
 from importlib.resources import files
-from typing import Any, cast
+from time import monotonic
+from typing import Any, TypeAlias, TypeVar, cast
 
 import hiredis
 import msgspec
@@ -21,6 +22,7 @@ from bridge.store import keys
 
 SCHEMA = 1
 
+T = TypeVar("T")
 Argument = bytes | str | int | float
 
 
@@ -37,6 +39,13 @@ class Call(msgspec.Struct, frozen=True):
     name: str
     keys: Sequence[str]
     args: Sequence[Argument]
+
+
+Request = Call | Sequence[Argument]
+"""A script call, or a plain command."""
+
+Steps: TypeAlias = Generator[Sequence[Request], list[object], T]
+"""An operation that yields what to ask, is sent the replies, and returns its result."""
 
 
 @cache
@@ -82,6 +91,7 @@ class Client:
             # Every script may be repeated: a lost reply is met by fences, not by hoping.
             retry=Retry(ExponentialWithJitterBackoff(cap=0.5, base=0.02), 3),
         )
+        self.timeout_s = timeout_s
         self.round_trips = 0
 
     def close(self) -> None:
@@ -89,55 +99,73 @@ class Client:
         self.redis.close()
 
     def run(self, calls: Sequence[Call]) -> list[object]:
-        """Run scripts in one round trip and return their replies in order.
+        """Run scripts in one round trip and return their replies in order. Raises as ``ask``."""
+        return self.ask(calls)
 
-        A server that forgot its scripts (restarted, flushed, failed over) refuses a call before it runs: those are
-        loaded and sent again.
+    def commands(self, commands: Sequence[Sequence[Argument]]) -> list[object]:
+        """Run plain commands in one round trip; replies are unparsed. Raises as ``ask``."""
+        return self.ask(commands)
+
+    def ask(self, requests: Sequence[Request]) -> list[object]:
+        """Run scripts and plain commands in one round trip and return their replies in order.
 
         Raises:
             StoreUnreachable: no answer.
-            BridgeError: the server refused a call.
+            BridgeError: the server refused a request.
         """
         with translated():
-            replies = self._exchange([_evalsha(call) for call in calls])
+            replies = self._exchange(requests)
+        return self.checked(requests, replies)
+
+    def checked(self, requests: Sequence[Request], replies: list[object]) -> list[object]:
+        """The replies to ``requests``, where none of them is a refusal. Raises as ``ask``.
+
+        A server that forgot its scripts (restarted, flushed, failed over) refuses a call before it runs: those are
+        loaded and sent again.
+        """
+        with translated():
             forgotten = [i for i, reply in enumerate(replies) if isinstance(reply, redis.exceptions.NoScriptError)]
             if forgotten:
-                for name in {calls[i].name for i in forgotten}:
+                calls = {i: call for i in forgotten if isinstance(call := requests[i], Call)}
+                for name in {call.name for call in calls.values()}:
                     self.redis.script_load(script(name).source)
-                again = self._exchange([_evalsha(calls[i]) for i in forgotten])
-                for i, reply in zip(forgotten, again, strict=True):
+                again = self._exchange(list(calls.values()))
+                for i, reply in zip(calls, again, strict=True):
                     replies[i] = reply
             _raise_first(replies)
         return replies
 
-    def commands(self, commands: Sequence[Sequence[Argument]]) -> list[object]:
-        """Run plain commands in one round trip; replies are unparsed."""
-        with translated():
-            replies = self._exchange(commands)
-            _raise_first(replies)
-        return replies
+    def drive(self, steps: Steps[T]) -> T:
+        """Run steps from start to end, and return what they return. Raises as ``ask``."""
+        try:
+            asked = next(steps)
+            while True:
+                asked = steps.send(self.ask(asked))
+        except StopIteration as end:
+            # Its type is lost on the way: a generator's return value is Any to a type checker.
+            return cast("T", end.value)
 
     def scan(self, pattern: str) -> Iterator[bytes]:
         """Walk the keys that match, in no order; one written meanwhile may be missed or come twice."""
         with translated():
             yield from self.redis.scan_iter(match=pattern, count=1000)
 
-    def _exchange(self, commands: Sequence[Sequence[Argument]]) -> list[object]:
-        """Send commands and read their replies, refusals among them.
+    def _exchange(self, requests: Sequence[Request]) -> list[object]:
+        """Send requests and read their replies, refusals among them.
 
         Not by the library's pipeline: that takes 2 µs of Python more for each command, 3.5 and not 1.4 where there
         are many. What is used of it is the pool, the connection and its way of trying again.
         """
-        if not commands:
+        if not requests:
             return []
         self.round_trips += 1
-        packed = b"".join([_pack(tuple(command)) for command in commands])
+        packed = _packed(requests)
         pool = self.redis.connection_pool
         # Any: redis-py leaves half of a connection's methods untyped.
         connection: Any = pool.get_connection()
         try:
             replies: list[object] = connection.retry.call_with_retry(
-                lambda: _converse(connection, packed, len(commands)), lambda _error: connection.disconnect()
+                lambda: _converse(connection, packed, len(requests)), lambda _error: connection.disconnect()
             )
             return replies  # noqa: TRY300 - what follows is for failures
         except BaseException:
@@ -151,19 +179,97 @@ class Client:
 _pack = cast("Callable[[tuple[Argument, ...]], bytes]", hiredis.pack_command)
 
 
+def _packed(requests: Sequence[Request]) -> bytes:
+    return b"".join([_pack(tuple(_evalsha(one) if isinstance(one, Call) else one)) for one in requests])
+
+
 def _evalsha(call: Call) -> Sequence[Argument]:
     return ["EVALSHA", script(call.name).sha, len(call.keys), *call.keys, *call.args]
 
 
 def _converse(connection: Any, packed: bytes, count: int) -> list[object]:
     connection.send_packed_command([packed])
-    replies: list[object] = []
-    for _ in range(count):
+    return [_reply(connection) for _ in range(count)]
+
+
+def _reply(connection: Any) -> object:
+    try:
+        reply: object = connection.read_response()
+    except redis.exceptions.ResponseError as refusal:
+        return refusal
+    return reply
+
+
+class Conversation:
+    """Exchanges, one at a time, over a connection that is kept between them; nothing here waits, but ``wait``.
+
+    An exchange that fails is the caller's to repeat, by ``Client.ask``; the next one is tried over a new connection.
+    """
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+        self._pool = client.redis.connection_pool
+        # Any: redis-py leaves half of a connection's methods untyped.
+        self._connection: Any = None
+        self._count = 0
+        self._begun_s = 0.0
+        self._broken = False
+        self.replies: list[object] = []
+
+    def begin(self, requests: Sequence[Request]) -> None:
+        """Send requests; how that goes, ``is_answered`` says."""
+        self.replies = []
+        self._count = len(requests)
+        self._begun_s = monotonic()
+        if not requests:
+            return
+        self._client.round_trips += 1
         try:
-            replies.append(connection.read_response())
-        except redis.exceptions.ResponseError as refusal:
-            replies.append(refusal)
-    return replies
+            if self._connection is None:
+                self._connection = self._pool.get_connection()
+            self._connection.send_packed_command([_packed(requests)])
+        except redis.exceptions.RedisError:
+            self._broken = True
+
+    def is_answered(self) -> bool:
+        """Take in what has arrived. Returns whether ``replies``, refusals among them, are all there.
+
+        Raises:
+            StoreUnreachable: the connection broke, or there was no answer in time.
+        """
+        try:
+            with translated():
+                while len(self.replies) < self._count and self._can_read(0):
+                    self.replies.append(_reply(self._connection))
+        except BaseException:
+            self.close()  # replies may be left in it
+            raise
+        return len(self.replies) == self._count
+
+    def wait(self) -> None:
+        """Wait until something arrives, or the time for it is over."""
+        with suppress(redis.exceptions.RedisError):  # is_answered comes upon it too
+            self._can_read(self._client.timeout_s)
+
+    def close(self) -> None:
+        """Give the connection back."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            if self._broken or len(self.replies) < self._count:
+                connection.disconnect()
+            self._pool.release(connection)
+        self._broken = False
+        self._count = 0
+        self.replies = []
+
+    def _can_read(self, wait_s: float) -> bool:
+        if self._broken:
+            raise redis.exceptions.ConnectionError("the request could not be sent")
+        if self._connection.can_read(wait_s):
+            return True
+        if monotonic() - self._begun_s > self._client.timeout_s:
+            raise redis.exceptions.TimeoutError("no answer in time")
+        return False
 
 
 def _raise_first(replies: Sequence[object]) -> None:

@@ -117,7 +117,7 @@ class SigningKeys:
         signing = [SigningKey(box.open(sealed, name)) for sealed in subscription.secrets]
         signing += [SigningKey(box.open(one.sealed, name), one.until_ms) for one in subscription.retired]
         headers = [
-            f"{one.name}: {box.open(one.sealed, _header(name, one.name)).decode()}" for one in subscription.headers
+            f"{one.name}: ".encode() + box.open(one.sealed, _header(name, one.name)) for one in subscription.headers
         ]
         return Credentials(
             keys=tuple(signing),

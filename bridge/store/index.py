@@ -9,7 +9,7 @@ from typing import cast
 import msgspec
 
 from bridge.store import keys
-from bridge.store.client import Call, Client
+from bridge.store.client import Call, Client, Request, Steps
 
 TICK_KEPT_MS = 10_000
 """Ten ticks: a worker that is busy, or being replaced, is not taken for dead."""
@@ -18,10 +18,14 @@ _CLOCK_KEPT_S = 10.0
 
 
 class DueNow(msgspec.Struct, frozen=True):
-    """What the heads of the shards' indexes name: accounts to poll, and (subscription, shard) with due lanes."""
+    """What the heads of the shards' indexes name: accounts to poll, and (subscription, shard) with due lanes.
+
+    ``registry`` is another once any change of the registry is to be seen.
+    """
 
     accounts: frozenset[str]
     queues: tuple[tuple[str, int], ...]
+    registry: bytes
 
 
 class Index:
@@ -33,9 +37,14 @@ class Index:
 
     def due(self, now_ms: int, limit: int = 128) -> DueNow:
         """What is due at ``now_ms``, in one round trip, at most ``limit`` due-sets a shard."""
-        replies = self._client.commands(
-            [["ZRANGEBYSCORE", keys.index(shard), "-inf", now_ms, "LIMIT", 0, limit] for shard in range(self._shards)]
-        )
+        return self._client.drive(self.looking(now_ms, limit))
+
+    def looking(self, now_ms: int, limit: int) -> Steps[DueNow]:
+        """The steps of ``due``."""
+        heads: list[Request] = [
+            ["ZRANGEBYSCORE", keys.index(shard), "-inf", now_ms, "LIMIT", 0, limit] for shard in range(self._shards)
+        ]
+        *replies, registry = yield [*heads, ["GET", keys.registry(self._shards - 1)]]
         accounts: set[str] = set()
         queues: list[tuple[str, int]] = []
         for shard, reply in enumerate(replies):
@@ -45,7 +54,7 @@ class Index:
                     accounts.add(name)
                 else:
                     queues.append((name, shard))
-        return DueNow(frozenset(accounts), tuple(queues))
+        return DueNow(frozenset(accounts), tuple(queues), cast("bytes | None", registry) or keys.NO_REGISTRY)
 
     def note_tick(self, now_ms: int) -> None:
         """Leave word, for 10 s, that a tick ran: beat, the broker and a worker are alive."""

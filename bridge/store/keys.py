@@ -49,6 +49,9 @@ ERASURE = "u:erasure"
 TOMBSTONES = "u:erased"
 BEAT = "u:beat"
 
+NO_REGISTRY = b"0"
+"""The version of a registry that nothing was ever written to."""
+
 LANE_BUCKETS = 1024
 """Hashes a shard's lanes of one subscription are spread over: at 1,000,000 waiting in 8 shards each holds about 122
 lanes, and stays a listpack."""

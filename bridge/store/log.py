@@ -10,7 +10,7 @@ import msgspec
 
 from bridge.domain import events
 from bridge.store import keys, positions
-from bridge.store.client import Argument, Call, Client
+from bridge.store.client import Argument, Call, Client, Steps
 
 _Reply = list[tuple[bytes, list[bytes]]]
 _PAGE = 500
@@ -39,6 +39,10 @@ class EventLog:
         Positions are read as ranges: a page from the lowest one wanted, then from the next one that is missing. A
         single-entry XRANGE costs the server as much as a page of dozens.
         """
+        return self._client.drive(self.fetching(account, wanted))
+
+    def fetching(self, account: str, wanted: Mapping[int, Sequence[bytes]]) -> Steps[dict[tuple[int, bytes], bytes]]:
+        """The steps of ``fetch``."""
         found: dict[tuple[int, bytes], bytes] = {}
         pending = {shard: sorted(set(group)) for shard, group in wanted.items() if group}
         while pending:
@@ -46,7 +50,7 @@ class EventLog:
             for shard, group in pending.items():
                 span = [keys.log(shard, account), positions.to_id(group[0]), positions.to_id(group[-1])]
                 commands.append(["XRANGE", *span, "COUNT", _GAP + 2 * len(group)])
-            replies = self._client.commands(commands)
+            replies = yield commands
             for (shard, group), reply in zip(list(pending.items()), replies, strict=True):
                 rest = _take_page(shard, group, _entries(reply), _GAP + 2 * len(group), found)
                 if rest:

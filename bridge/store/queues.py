@@ -21,7 +21,7 @@ from bridge.domain.outcome import Verdict
 from bridge.domain.policy import DEFAULT_LIMITS, Limits
 from bridge.domain.subscriptions import Deliver
 from bridge.store import keys, positions
-from bridge.store.client import Argument, Call, Client
+from bridge.store.client import Argument, Call, Client, Steps
 
 _packer = msgspec.msgpack.Encoder()
 _health_of = msgspec.msgpack.Decoder(Health).decode
@@ -47,6 +47,12 @@ class QueueStore:
         Returns (now in Unix ms, a list of lanes for each wanted), None where another slice holds that queue. 0 lanes
         only takes or renews the hold.
         """
+        return self._client.drive(self.claiming(token, wanted, hold_ms))
+
+    def claiming(
+        self, token: bytes, wanted: Sequence[tuple[str, int, int]], hold_ms: int
+    ) -> Steps[tuple[int, list[list[bytes] | None]]]:
+        """The steps of ``claim``."""
         calls = [
             Call(
                 "claim_lanes",
@@ -57,7 +63,7 @@ class QueueStore:
         ]
         now_ms = 0
         claimed: list[list[bytes] | None] = []
-        for reply in self._client.run(calls):
+        for reply in (yield calls):
             at_ms, held, *lanes = cast("tuple[int, int, *tuple[bytes, ...]]", tuple(cast("list[object]", reply)))
             now_ms = max(now_ms, at_ms)
             claimed.append(lanes if held else None)
@@ -78,12 +84,16 @@ class QueueStore:
 
     def peek(self, wanted: Sequence[tuple[str, int, Sequence[bytes]]]) -> list[list[Lane]]:
         """Read claimed lanes: ``wanted`` is (subscription, shard, lanes). Lanes that are gone are left out."""
+        return self._client.drive(self.peeking(wanted))
+
+    def peeking(self, wanted: Sequence[tuple[str, int, Sequence[bytes]]]) -> Steps[list[list[Lane]]]:
+        """The steps of ``peek``."""
         calls = [
             Call("peek_lanes", [keys.lanes(shard, name, lane) for lane in lanes], lanes)
             for name, shard, lanes in wanted
         ]
         read: list[list[Lane]] = []
-        for (_, shard, lanes), reply in zip(wanted, self._client.run(calls), strict=True):
+        for (_, shard, lanes), reply in zip(wanted, (yield calls), strict=True):
             values = cast("list[bytes]", reply)
             read.append(
                 [
@@ -98,8 +108,14 @@ class QueueStore:
         self, token: bytes, settled: Mapping[tuple[str, int], Sequence[Settlement]]
     ) -> dict[tuple[str, int], int]:
         """Write outcomes down, by (subscription, shard). Returns how many applied, -1 where the hold was lost."""
+        return self._client.drive(self.settling(token, settled))
+
+    def settling(
+        self, token: bytes, settled: Mapping[tuple[str, int], Sequence[Settlement]]
+    ) -> Steps[dict[tuple[str, int], int]]:
+        """The steps of ``settle``."""
         calls = [self._settle_call(name, shard, token, group) for (name, shard), group in settled.items()]
-        return dict(zip(settled, cast("list[int]", self._client.run(calls)), strict=True))
+        return dict(zip(settled, cast("list[int]", (yield calls)), strict=True))
 
     def release(self, token: bytes, held: Iterable[tuple[str, int]]) -> None:
         """Let go of queues: (subscription, shard)."""
@@ -197,8 +213,14 @@ class QueueStore:
 
     def kept(self, subscription: str, wanted: Mapping[int, Sequence[bytes]]) -> dict[tuple[int, bytes], bytes]:
         """Records that the log has dropped but this queue still refers to."""
+        return self._client.drive(self.reading_kept(subscription, wanted))
+
+    def reading_kept(
+        self, subscription: str, wanted: Mapping[int, Sequence[bytes]]
+    ) -> Steps[dict[tuple[int, bytes], bytes]]:
+        """The steps of ``kept``."""
         shards = [shard for shard, group in wanted.items() if group]
-        replies = self._client.commands([["HMGET", keys.kept(shard, subscription), *wanted[shard]] for shard in shards])
+        replies = yield [["HMGET", keys.kept(shard, subscription), *wanted[shard]] for shard in shards]
         return {
             (shard, position): record
             for shard, reply in zip(shards, replies, strict=True)

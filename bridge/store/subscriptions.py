@@ -82,7 +82,9 @@ class SubscriptionStore:
             one = _unpacker.decode(value)
             groups.setdefault(one.account, []).append(one)
         return Registry(
-            versions={shard: cast("bytes | None", version) or b"0" for shard, version in enumerate(versions)},
+            versions={
+                shard: cast("bytes | None", version) or keys.NO_REGISTRY for shard, version in enumerate(versions)
+            },
             by_account={
                 account: tuple(sorted(group, key=lambda one: (one.created_ms, one.id)))
                 for account, group in groups.items()
@@ -102,11 +104,6 @@ class SubscriptionStore:
         if value is None:
             raise _absent(subscription)
         return _unpacker.decode(cast("bytes", value))
-
-    def version(self) -> bytes:
-        """What is another as soon as a change of the registry is to be seen."""
-        (version,) = self._client.commands([["GET", keys.registry(self._shards - 1)]])
-        return cast("bytes | None", version) or b"0"
 
     def put(self, subscription: Subscription) -> None:
         """Add or replace a subscription. When this returns, every later commit knows it."""

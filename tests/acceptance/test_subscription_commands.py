@@ -64,7 +64,7 @@ def test_headers_are_sealed_and_shown_by_name_alone(bridge: Bridge, terminal: Te
     given = ("--header", "Authorization=Bearer s3cret", "--header", "X-Tenant=7")
     (row,) = terminal("subscriptions", "add", URL, *given, "--json").rows()
     kept = bridge.subscriptions.get(str(row["id"]))
-    assert bridge.signing_keys.of(kept).headers == ("Authorization: Bearer s3cret", "X-Tenant: 7")
+    assert bridge.signing_keys.of(kept).headers == (b"Authorization: Bearer s3cret", b"X-Tenant: 7")
     for command in ("list", f"show {kept.id}"):
         ran = terminal("subscriptions", *command.split(), "--json")
         assert '"headers":["Authorization","X-Tenant"]' in ran.out

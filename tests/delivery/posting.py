@@ -10,7 +10,7 @@ from bridge.delivery.transport import Request, Transport
 from bridge.domain.outcome import Answer
 
 LOOPBACK = UrlPolicy(allow_http=True, allow_networks=(ip_network("127.0.0.0/8"), ip_network("::1/128")))
-HEADERS: list[bytes | str] = ["Content-Type: application/json", b"webhook-id: evt_1"]
+HEADERS = [b"Content-Type: application/json", b"webhook-id: evt_1"]
 PATIENT_MS = 20_000  # for what must not run into its deadline
 
 

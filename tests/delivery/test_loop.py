@@ -12,11 +12,11 @@ import pytest
 from standardwebhooks.webhooks import Webhook
 
 from bridge.delivery import intake, loop
-from bridge.delivery.queue import HeldQueue, Host, Ready
+from bridge.delivery.queue import HeldQueue, Host
 from bridge.domain import events
 from bridge.domain.commits import Entry, Route
 from bridge.domain.credentials import Credentials
-from bridge.domain.deliveries import Lane, Settlement
+from bridge.domain.deliveries import Lane, Ready, Settlement
 from bridge.domain.policy import DeliveryPolicy
 from bridge.domain.subscriptions import Subscription
 from bridge.store import keys

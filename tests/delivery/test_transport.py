@@ -220,8 +220,8 @@ def test_a_cookie_does_not_come_back(transport: Transport) -> None:
     assert not any(b"cookie" in head.lower() for head, _ in server.requests)
 
 
-@pytest.mark.parametrize("line", ["X-A: b\r\nX-B: c", b"X-A: b\nX-B: c", "X-A: b\0", b"X-A: b\r"])
-def test_a_line_break_in_a_header_is_never_sent(transport: Transport, line: str | bytes) -> None:
+@pytest.mark.parametrize("line", [b"X-A: b\r\nX-B: c", b"X-A: b\nX-B: c", b"X-A: b\0", b"X-A: b\r"])
+def test_a_line_break_in_a_header_is_never_sent(transport: Transport, line: bytes) -> None:
     with serving(answering(NO_CONTENT)) as server:
         answer = run(transport, Request(1, server.url, [line], b"", PATIENT_MS))[1]
         assert post(transport, server.url).status == 204
