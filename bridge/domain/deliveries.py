@@ -16,10 +16,14 @@ def home_of(subscription: str, shards: int) -> int:
 
 
 class Lane(msgspec.Struct, frozen=True, gc=False):
-    """A claimed lane: its first event's position and the attempts already made for it."""
+    """A claimed lane: its first event's position and the attempts already made for it.
+
+    ``bucket`` is the key under which the store keeps it.
+    """
 
     shard: int
     lane: bytes
+    bucket: str
     position: bytes
     attempts: int
 

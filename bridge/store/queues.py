@@ -93,12 +93,12 @@ class QueueStore:
             for name, shard, lanes in wanted
         ]
         read: list[list[Lane]] = []
-        for (_, shard, lanes), reply in zip(wanted, (yield calls), strict=True):
+        for (_, shard, lanes), call, reply in zip(wanted, calls, (yield calls), strict=True):
             values = cast("list[bytes]", reply)
             read.append(
                 [
-                    Lane(shard, lane, value[1 : 1 + positions.SIZE], value[0])
-                    for lane, value in zip(lanes, values, strict=True)
+                    Lane(shard, lane, bucket, value[1 : 1 + positions.SIZE], value[0])
+                    for lane, bucket, value in zip(lanes, call.keys, values, strict=True)
                     if value
                 ]
             )
@@ -389,18 +389,19 @@ class QueueStore:
         args: list[Argument] = []
         others: list[Settlement] = []
         codes = bytearray()
+        accepted: list[bytes] = []
         for one in settled:
             if one.verdict is Verdict.ACCEPTED:
                 lane = one.lane
-                names.append(keys.lanes(shard, name, lane.lane))
-                args += (lane.lane, lane.position)
+                names.append(lane.bucket)
+                accepted += (lane.lane, lane.position)
                 codes.append(one.status - 200)
             else:
                 others.append(one)
         limits = self._limits
-        args[:0] = (keys.queue_member(name), token, limits.dead, limits.outcomes_ms, bytes(codes), len(codes))
+        args += (keys.queue_member(name), token, limits.dead, limits.outcomes_ms, bytes(codes), b"".join(accepted))
         for one in others:
-            names.append(keys.lanes(shard, name, one.lane.lane))
+            names.append(one.lane.bucket)
             args += (one.lane.lane, one.lane.position)
             if one.verdict is None:
                 args += ("back", "", one.due_ms, "")

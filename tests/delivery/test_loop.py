@@ -230,7 +230,7 @@ def test_a_lane_is_handed_back_only_while_its_lease_surely_lasts(
     now_ms = log.now_ms()
     subscription = Subscription(id="sub_a", account="default", url="http://127.0.0.1:9/", created_ms=1, secrets=())
     queue = HeldQueue(subscription, Credentials(keys=()), QUICK, Host())
-    lane = Lane(0, b"l" * 8, b"p" * 12, 0)
+    lane = Lane(0, b"l" * 8, "bucket", b"p" * 12, 0)
     with bridge.transport() as transport:
         slice_ = loop.Slice(bridge.delivery_ports, transport, QUICK, Around().surroundings(), shards=8)
         slice_._post(queue, Ready(lane, b"", now_ms + left_ms), now_ms)

@@ -4,8 +4,8 @@
 -- KEYS  1 index  2 hold  3 queue  4 dead letters  5 kept records  6 counts  7 outcomes of this hour  8 state
 --       9… the bucket of each delivery's lane, in order
 -- ARGV  1 queue's index member  2 token  3 most dead letters  4 how long outcomes are kept, in ms
---       5 of each accepted delivery the HTTP status less 200, a byte each  6 number of accepted deliveries, then of each
---           lane, position (12 bytes)
+--       5 of each accepted delivery the HTTP status less 200, a byte each
+--       6 of each accepted delivery, in the same order, its lane (8 bytes) and position (12 bytes)
 --       then for each of the others:
 --           lane, position, verb, a, b, c
 --             retrying           attempts made, due (Unix ms), -
@@ -27,15 +27,22 @@ end
 
 -- Read all before the first write. Plain tables: one for each delivery would take longer than the rest.
 local call, sub = redis.call, string.sub
-local places, waiting, planned, accepted, at = {}, {}, {}, tonumber(ARGV[6]), 7
+local places, waiting, planned, accepted = {}, {}, {}, #ARGV[5]
+local lanes, wanted, at, packed = {}, {}, 7, ARGV[6]
 for i = 9, #KEYS do
-  local lane = ARGV[at]
+  local from = 20 * (i - 9)
+  local lane, position
+  if i < 9 + accepted then
+    lane, position = sub(packed, from + 1, from + 8), sub(packed, from + 9, from + 20)
+  else
+    lane, position, at = ARGV[at], ARGV[at + 1], at + 6
+  end
+  lanes[i], wanted[i] = lane, position
   local value = call('HGET', KEYS[i], lane)
   -- A lane whose lease ended on the way may have been sent twice: its first outcome here counts, as of two calls.
-  if value and sub(value, 2, 13) == ARGV[at + 1] and not planned[lane] then
+  if value and sub(value, 2, 13) == position and not planned[lane] then
     places[#places + 1], waiting[i], planned[lane] = i, value, true
   end
-  at = at + (i > 8 + accepted and 6 or 2)
 end
 
 local keeps = call('EXISTS', KEYS[5]) == 1
@@ -43,8 +50,8 @@ local state = call('HMGET', KEYS[8], 'parked', 'gate')
 local done, told, gone, died = {}, {}, 0, false
 for _, i in ipairs(places) do
   local other = i - 9 - accepted
-  at = other < 0 and 2 * i - 11 or 7 + 2 * accepted + 6 * other
-  local lane, position, verb = ARGV[at], ARGV[at + 1], other < 0 and 'accepted' or ARGV[at + 2]
+  at = 7 + 6 * other
+  local lane, position, verb = lanes[i], wanted[i], other < 0 and 'accepted' or ARGV[at + 2]
   if verb == 'back' then
     call('ZADD', KEYS[3], ARGV[at + 4], lane)
   elseif verb == 'retrying' then
