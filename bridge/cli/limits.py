@@ -1,4 +1,4 @@
-"""A subscription's own limits as options of a command: --rate, --concurrency and --retry."""
+"""A subscription's own limits as options of a command: --rate, --concurrency, --retry and --max-batch."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from bridge.domain.batches import MOST_EVENTS
 from bridge.errors import UsageError
 
 if TYPE_CHECKING:
@@ -20,9 +21,14 @@ Concurrency = Annotated[str | None, typer.Option(metavar="N", help="Attempts at 
 Retry = Annotated[
     str | None, typer.Option(metavar="WAITS", help="Waits between attempts, such as 5s,1m,1h; or default.")
 ]
+MaxBatch = Annotated[
+    str | None, typer.Option(metavar="N", help="Events in one callback, at most (a bridge.batch); or default: one.")
+]
 
 
-def limits(rate: str | None, concurrency: str | None, retry: str | None) -> Callable[[Subscription], Subscription]:
+def limits(
+    rate: str | None, concurrency: str | None, retry: str | None, max_batch: str | None
+) -> Callable[[Subscription], Subscription]:
     """What gives a subscription those of the limits that were given; "default" takes its own away.
 
     Raises UsageError, naming the option.
@@ -37,6 +43,7 @@ def limits(rate: str | None, concurrency: str | None, retry: str | None) -> Call
             ("rate", "--rate", rate, fraction("0.01", "10000", "attempts a second")),
             ("concurrency", "--concurrency", concurrency, whole(1, 1_000)),
             ("retry_ms", "--retry", retry, schedule("10ms", "7d")),
+            ("max_batch", "--max-batch", max_batch, whole(1, MOST_EVENTS)),
         )
         if text is not None
     }

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import cast
 
 import msgspec
 
+from bridge.delivery.compose import Composer, Flight
 from bridge.delivery.intake import Intake
 from bridge.delivery.ports import Ports
 from bridge.delivery.queue import HeldQueue
@@ -21,7 +22,7 @@ from bridge.delivery.transport import Request, Transport
 from bridge.domain import events
 from bridge.domain.deliveries import FailedAttempt, Ready, Settlement
 from bridge.domain.formats import understood
-from bridge.domain.outcome import ABORTED, Answer, Outcome, Verdict, judge
+from bridge.domain.outcome import ABORTED, Answer, Outcome, Verdict, is_accepted, judge, of_batch
 from bridge.domain.policy import DeliveryPolicy
 from bridge.errors import BridgeError
 
@@ -45,6 +46,8 @@ _REFRESH_MS = 100
 """How soon a slice hears that a subscription was edited, paused or disabled, or that a key leaked."""
 _TURN = 8
 """POSTs that one queue may start before the next has its turn."""
+_MOST_BYTES = 32_000_000
+"""Of bodies under way: batches are large, and a slice's memory is bounded."""
 _SHARE = 8
 """A queue may have one part in so many of what is free under way: with little free it is little, for each alike. So
 many receivers that hang leave room for those that do not, and one that is alone has all that it may."""
@@ -90,13 +93,6 @@ class Surroundings(msgspec.Struct, frozen=True, kw_only=True):
     hand_over: Callable[[], None]
 
 
-class _Flight(msgspec.Struct, frozen=True, gc=False):
-    """What a transfer carries through the transport and back."""
-
-    queue: HeldQueue
-    ready: Ready
-
-
 class Slice:
     """One run of the loop. Used once."""
 
@@ -112,10 +108,11 @@ class Slice:
         self._intake = Intake(ports, policy, shards=shards, complain=around.complain, disabled=around.disabled)
         self._unwell: list[HeldQueue] = []
         self._turns: deque[HeldQueue] = deque()
-        self._headers = [b"Content-Type: application/json", f"User-Agent: {around.user_agent}".encode()]
+        self._composer = Composer(policy, around.user_agent, self._unreadable)
         self._report = Report()
         self._began_ms = self._looked_ms = self._renewed_ms = self._worked_ms = self._settled_ms = self._woke_ms = 0
         self._noted_ms = 0
+        self._bytes = 0  # of the bodies that are under way
         self._refreshed_ms = 0
         self._look_every_ms = _QUICK_LOOK_MS
         self._handed_over = False
@@ -182,7 +179,7 @@ class Slice:
     def _start(self, now_ms: int) -> None:
         """Start what is ready, in turns, so that a long queue does not keep a short one waiting."""
         waiting = len(self._turns)
-        while waiting and self._transport.in_flight < MAX_IN_FLIGHT:
+        while waiting and self._transport.in_flight < MAX_IN_FLIGHT and self._bytes < _MOST_BYTES:
             queue = self._turns[0]
             self._turns.rotate(-1)
             waiting = len(self._turns) if self._serve(queue, now_ms) else waiting - 1
@@ -197,47 +194,16 @@ class Slice:
         return _TURN
 
     def _post(self, queue: HeldQueue, ready: Ready, now_ms: int) -> None:
-        if now_ms + self._policy.timeout_ms > ready.lease_end_ms:
-            self._hand_back(queue, ready, now_ms)
-            return
-        if ready.record is None:
-            self._bury(queue, ready, "the event was no longer in the log")
-            return
-        try:
-            message_id, body = queue.render(events.unpack(ready.record))
-        except (msgspec.MsgspecError, ValueError, OverflowError, IndexError, OSError):
-            # One record must not end every slice that comes upon it. The letter holds it, whatever it is.
-            self._bury(queue, ready, "the event's record could not be read")
-            return
-        headers = [
-            *self._headers,
-            *queue.headers,
-            f"webhook-id: {message_id}".encode(),
-            f"webhook-timestamp: {now_ms // 1000}".encode(),
-            f"webhook-signature: {queue.sign(message_id, now_ms, body)}".encode(),
-        ]
-        queue.in_flight += 1
-        queue.host.in_flight += 1
-        self._transport.start(
-            Request(
-                _Flight(queue, ready), queue.subscription.url, headers, body, self._policy.timeout_ms, queue.identity
-            )
-        )
+        request = self._composer.compose(queue, ready, now_ms)
+        if request is not None:
+            queue.in_flight += 1
+            queue.host.in_flight += 1
+            self._bytes += len(request.body)
+            self._transport.start(request)
 
-    def _bury(self, queue: HeldQueue, ready: Ready, error: str) -> None:
+    def _unreadable(self, queue: HeldQueue, error: str) -> None:
         self._around.complain(queue.id, error)
-        queue.settled.append(
-            Settlement(ready.lane, Verdict.DEAD, ready.lane.attempts, record=ready.record or b"", error=error)
-        )
         self._report.dead += 1
-
-    def _hand_back(self, queue: HeldQueue, ready: Ready, now_ms: int) -> None:
-        """Let a lane be claimed again: now, or when its lease ends, where that may come before this is settled.
-
-        By then it may have been claimed again, and handing it back would take it from there: sent twice at once.
-        """
-        if now_ms + self._policy.timeout_ms // 2 < ready.lease_end_ms:
-            queue.settled.append(Settlement(ready.lane, None, due_ms=now_ms))
 
     def _turn(self, wait_ms: int) -> int:
         """Let transfers go on for at most ``wait_ms``, then settle and renew as it is time to. Returns now."""
@@ -252,7 +218,7 @@ class Slice:
         if now_ms - self._refreshed_ms >= _REFRESH_MS:
             self._refreshed_ms = now_ms
             for queue in self._intake.refresh():
-                self._hand_all_back(queue, now_ms)
+                queue.hand_all_back(now_ms)
             # Whoever resumes them waits for that.
             self._let_go([queue for queue in self._intake.queues.values() if queue.parked and queue.idle])
         if self._handed_over:
@@ -275,47 +241,54 @@ class Slice:
             return
         now_ms = self._clock.now_ms()
         for request, received in finished:
-            flight = cast("_Flight", request.key)
-            queue, ready = flight.queue, flight.ready
-            queue.in_flight -= 1
-            queue.host.in_flight -= 1
+            flight = cast("Flight", request.key)
+            queue = flight.queue
+            self._landed(request)
             answer = understood(queue.subscription.format, received)
-            attempt = ready.lane.attempts + 1
-            outcome = judge(answer, attempt, queue.retry_ms, now_ms, self._around.chance())
             if queue.lost:
-                self._report.unsettled += 1
-            if outcome.verdict is Verdict.ACCEPTED:
-                self._report.accepted += 1
-                queue.settled.append(Settlement(ready.lane, Verdict.ACCEPTED, status=answer.status))
-                if queue.succeeded():
-                    self._unwell.append(queue)
+                self._report.unsettled += len(flight.members)
+            if not is_accepted(answer):
+                self._failed(queue, flight.members, answer, now_ms)
                 continue
-            self._failures.append((queue.id, _note_of(queue, ready, outcome, answer, now_ms)))
-            self._around.observe(Attempted(subscription=queue.id, attempt=attempt, answer=answer, outcome=outcome))
-            self._failed(queue, ready, attempt, outcome, now_ms)
+            self._report.accepted += len(flight.members)
+            for ready in flight.members:
+                queue.settled.append(Settlement(ready.lane, Verdict.ACCEPTED, status=answer.status))
+            queue.sent(len(flight.members), accepted=True)
+            if queue.succeeded():
+                self._unwell.append(queue)
 
-    def _failed(self, queue: HeldQueue, ready: Ready, attempt: int, outcome: Outcome, now_ms: int) -> None:
-        verdict = outcome.verdict
-        if verdict is Verdict.DISABLE:
-            # The event stays the first of its lane, and its attempts what they were: it is parked, not failed.
-            queue.ending = queue.ending or outcome.error
-            queue.settled.append(Settlement(ready.lane, None, due_ms=now_ms))
-        else:
-            self._report.retrying += verdict is Verdict.RETRY
-            self._report.dead += verdict is Verdict.DEAD
+    def _landed(self, request: Request) -> None:
+        queue = cast("Flight", request.key).queue
+        queue.in_flight -= 1
+        queue.host.in_flight -= 1
+        self._bytes -= len(request.body)
+
+    def _failed(self, queue: HeldQueue, members: Sequence[Ready], answer: Answer, now_ms: int) -> None:
+        """One attempt that was not accepted: each of its events has its own schedule, the queue has one failure."""
+        if len(members) > 1:
+            answer = of_batch(answer)
+        chance = self._around.chance()  # the same for all: what is to come again together comes due together
+        for place, ready in enumerate(members):
+            attempt = ready.lane.attempts + 1
+            outcome = judge(answer, attempt, queue.retry_ms, now_ms, chance)
+            self._failures.append((queue.id, _note_of(queue, ready, outcome, answer, now_ms, whole=not place)))
+            if outcome.verdict is Verdict.DISABLE:
+                # It stays the first of its lane, and its attempts what they were: it is parked, not failed.
+                queue.ending = queue.ending or outcome.error
+                queue.settled.append(Settlement(ready.lane, None, due_ms=now_ms))
+                continue
+            self._report.retrying += outcome.verdict is Verdict.RETRY
+            self._report.dead += outcome.verdict is Verdict.DEAD
             queue.settled.append(
-                Settlement(ready.lane, verdict, attempt, outcome.due_ms, ready.record or b"", outcome.error)
+                Settlement(ready.lane, outcome.verdict, attempt, outcome.due_ms, ready.record or b"", outcome.error)
             )
+        self._around.observe(Attempted(subscription=queue.id, attempt=attempt, answer=answer, outcome=outcome))
+        queue.sent(len(members), accepted=False)
         # An abort is the receiver's word on one event, and says that it is well.
         concerns = queue.ending or (outcome.error != ABORTED and queue.failed(outcome, self._policy.breaker, now_ms))
         if concerns and not queue.lost:
             self._unwell.append(queue)
-            self._hand_all_back(queue, now_ms)
-
-    def _hand_all_back(self, queue: HeldQueue, now_ms: int) -> None:
-        queue.limit = 1
-        while queue.ready:
-            self._hand_back(queue, queue.ready.popleft(), now_ms)
+            queue.hand_all_back(now_ms)
 
     def _note(self) -> None:
         """Keep failed attempts for people. Never in the way of delivery: a server that refuses them loses them."""
@@ -341,7 +314,7 @@ class Slice:
         """Start nothing more, wait for what is under way, hand back the rest."""
         self._intake.finish()
         for queue in self._intake.queues.values():
-            self._hand_all_back(queue, now_ms)
+            queue.hand_all_back(now_ms)
         self._handed_over = True
         patience_ms = _ABORT_AFTER_MS if self._around.stopping() else self._policy.timeout_ms + 1000
         deadline_ms = now_ms + patience_ms
@@ -349,18 +322,19 @@ class Slice:
             now_ms = self._turn(100)
         for request in self._transport.abort():
             # Whether it arrived is not known: it is tried again, under the same id.
-            flight = cast("_Flight", request.key)
-            queue, ready = flight.queue, flight.ready
-            queue.in_flight -= 1
-            queue.host.in_flight -= 1
-            queue.settled.append(Settlement(ready.lane, None, due_ms=now_ms))
+            flight = cast("Flight", request.key)
+            self._landed(request)
+            flight.queue.settled += [Settlement(ready.lane, None, due_ms=now_ms) for ready in flight.members]
         self._report.unsettled += self._intake.settle(aside=False)
         if self._failures:
             self._note()
         self._intake.release(list(self._intake.queues.values()))
 
 
-def _note_of(queue: HeldQueue, ready: Ready, outcome: Outcome, answer: Answer, now_ms: int) -> FailedAttempt:
+def _note_of(
+    queue: HeldQueue, ready: Ready, outcome: Outcome, answer: Answer, now_ms: int, *, whole: bool
+) -> FailedAttempt:
+    """What is kept of a failed attempt; the answer's body only where ``whole``: once for all events of a batch."""
     event = events.unpack(ready.record or b"")
     return FailedAttempt(
         now_ms,
@@ -369,6 +343,6 @@ def _note_of(queue: HeldQueue, ready: Ready, outcome: Outcome, answer: Answer, n
         answer.status,
         answer.elapsed_ms,
         outcome.error,
-        answer.body,
+        answer.body if whole else b"",
         events.phone_tag(event.phone),
     )

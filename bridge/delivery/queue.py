@@ -9,13 +9,13 @@ from collections import deque
 
 import msgspec
 
-from bridge.domain import breaker
+from bridge.domain import batches, breaker
 from bridge.domain.breaker import BreakerPolicy, Health
 from bridge.domain.credentials import FOREVER_MS, Credentials
 from bridge.domain.deliveries import Ready, Settlement
 from bridge.domain.durations import format_duration_ms
 from bridge.domain.formats import renderer
-from bridge.domain.outcome import Outcome
+from bridge.domain.outcome import Outcome, Verdict
 from bridge.domain.policy import DeliveryPolicy
 from bridge.domain.signing import Signer
 from bridge.domain.subscriptions import Subscription
@@ -41,6 +41,8 @@ class Host:
 class HeldQueue:
     """A queue that this slice holds. ``lost`` once another one does; ``ending``, why it is to be disabled.
 
+    ``most_batch`` is how many events a callback may carry by its subscription, ``batch`` by what became of the last
+    ones; 0: each callback is one event.
     ``awaited``: lanes of it are being claimed; ``settling``: outcomes of it are being written down.
     ``health`` is how its receiver is, ``noted`` what the store knows of that. ``parked`` once its subscription is
     paused or disabled: nothing more of it is started.
@@ -55,7 +57,7 @@ class HeldQueue:
     ) -> None:
         self.host = host
         self.ending = ""
-        self.concurrency = self.limit = 0
+        self.concurrency = self.limit = self.most_batch = self.batch = 0
         self.parked = False
         self._is_probing = False
         self.configure(subscription, credentials, policy)
@@ -66,7 +68,7 @@ class HeldQueue:
         self.settled: list[Settlement] = []
         self.awaited = self.settling = False
         self.lost = False
-        self._buffer = max(32, self.concurrency)
+        self._buffer = max(32, self.concurrency, self.most_batch)
         self._took_ms = 0
 
     def take_over(self, health: Health) -> None:
@@ -87,11 +89,15 @@ class HeldQueue:
         self._signer = Signer(())
         self._signs_until_ms = 0
         self.concurrency = self.limit = subscription.concurrency or policy.concurrency
+        if self.most_batch != (subscription.max_batch or 0):
+            self.most_batch = self.batch = subscription.max_batch or 0
         self.retry_ms = policy.retry_ms if subscription.retry_ms is None else subscription.retry_ms
         rate = subscription.rate or policy.rate
+        self._timeout_ms = policy.timeout_ms
         self._interval_ms = 1000 / rate if rate else 0.0
         # What waits for its turn by the rate must be sent before its lease ends.
-        self._most_ready = max(1, round(rate * policy.renew_ms / 1000)) if rate else _LARGEST_BUFFER
+        attempts = max(1, round(rate * policy.renew_ms / 1000)) if rate else _LARGEST_BUFFER
+        self._most_ready = attempts * max(1, self.most_batch)
 
     def sign(self, message_id: str, now_ms: int, body: bytes) -> str:
         """The ``webhook-signature`` header, with the keys that sign now."""
@@ -160,6 +166,34 @@ class HeldQueue:
             self._next_ms = max(self._next_ms, now_ms - _CATCH_UP_MS) + self._interval_ms
         self._is_probing = self.health.is_open
         return self.ready.popleft()
+
+    def is_in_time(self, ready: Ready, now_ms: int) -> bool:
+        """Whether an attempt that starts now ends before its lane's lease."""
+        return now_ms + self._timeout_ms <= ready.lease_end_ms
+
+    def hand_back(self, ready: Ready, now_ms: int) -> None:
+        """Let a lane be claimed again: now, or when its lease ends, where that may come before this is settled.
+
+        By then it may have been claimed again, and handing it back would take it from there: sent twice at once.
+        """
+        if now_ms + self._timeout_ms // 2 < ready.lease_end_ms:
+            self.settled.append(Settlement(ready.lane, None, due_ms=now_ms))
+
+    def hand_all_back(self, now_ms: int) -> None:
+        """Let all that is ready be claimed again, and be careful with what follows."""
+        self.limit = 1
+        while self.ready:
+            self.hand_back(self.ready.popleft(), now_ms)
+
+    def bury(self, ready: Ready, error: str) -> None:
+        """Make a dead letter of what cannot be sent. The letter holds its record, whatever it is."""
+        lane = ready.lane
+        self.settled.append(Settlement(lane, Verdict.DEAD, lane.attempts, record=ready.record or b"", error=error))
+
+    def sent(self, events: int, *, accepted: bool) -> None:
+        """Learn what became of a batch of so many events: the next ones may be larger, or must be smaller."""
+        if self.most_batch:
+            self.batch = batches.larger(self.batch, self.most_batch) if accepted else batches.smaller(events)
 
     def succeeded(self) -> bool:
         """Learn that an attempt was accepted. Returns whether there is something to note or do about it."""

@@ -159,8 +159,15 @@ def event_id(account: str, event: Record) -> str:
         f"{len(account)}:{account}{len(session_no)}:{session_no}{len(phone)}:{phone}"
         f"{len(user_id)}:{user_id}{len(status)}:{status}{len(time)}:{time}"
     )
-    # Not base64.b32encode, which is Python and takes longer than the rest: this is one table look-up in C.
-    return "evt_" + hashlib.sha256(text.encode()).digest()[:_ID_CHARS].translate(_FIVE_BITS).decode()
+    return "evt_" + base32(hashlib.sha256(text.encode()).digest())
+
+
+def base32(digest: bytes) -> str:
+    """26 base32 characters, each of them five bits of one byte of ``digest``.
+
+    Not base64.b32encode, which is Python and takes longer than hashing: this is one table look-up in C.
+    """
+    return digest[:_ID_CHARS].translate(_FIVE_BITS).decode()
 
 
 def lane_id(session_no: str, phone: str) -> bytes:

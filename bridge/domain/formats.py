@@ -49,6 +49,8 @@ class _PushOut(msgspec.Struct, frozen=True, gc=False, rename="pascal"):
 
 _encoder = msgspec.json.Encoder()
 _STATUS_REPORTS = 2
+PUSH_START, PUSH_END = b'{"MsgType":2,"Data":[', b"]}"
+"""What stands around the receipts in the provider's own format."""
 
 
 def renderer(subscription: Subscription, phone_key: bytes) -> Render:

@@ -80,6 +80,14 @@ class Outcome(msgspec.Struct, frozen=True, gc=False):
     slow_ms: int = 0
 
 
+def of_batch(answer: Answer) -> Answer:
+    """What the answer to a batch means for its members: a wish to abort tells of none of them which is meant.
+
+    It is a failure then, so that they are tried apart, and the one that is meant can be named.
+    """
+    return msgspec.structs.replace(answer, wish=Wish.NONE) if answer.wish is Wish.ABORT else answer
+
+
 ABORTED = "aborted"
 """The error of a dead letter that its receiver asked for."""
 
@@ -104,6 +112,11 @@ def retry_after_ms(header: str, now_ms: int) -> int:
     return min(LONGEST_WAIT_MS, max(0, date_ms - now_ms))
 
 
+def is_accepted(answer: Answer) -> bool:
+    """Whether the answer accepts what was sent: any 2xx read within the time-out, whatever its headers."""
+    return answer.failure is None and 200 <= answer.status < 300
+
+
 def judge(answer: Answer, attempt: int, schedule_ms: tuple[int, ...], now_ms: int, chance: float) -> Outcome:
     """What an answer to attempt number ``attempt`` (from 1) means.
 
@@ -113,9 +126,9 @@ def judge(answer: Answer, attempt: int, schedule_ms: tuple[int, ...], now_ms: in
     that and its Retry-After; and a dead letter once the schedule is spent. The due time is never in the past.
     """
     slow_ms = 0
+    if is_accepted(answer):
+        return Outcome(Verdict.ACCEPTED)
     if answer.failure is None:
-        if 200 <= answer.status < 300:
-            return Outcome(Verdict.ACCEPTED)
         if answer.status == 410 or answer.wish is Wish.DISABLE:
             return Outcome(Verdict.DISABLE, error="HTTP 410" if answer.status == 410 else "asked for by the receiver")
         if answer.wish is Wish.ABORT:

@@ -78,7 +78,7 @@ class Subscription(msgspec.Struct, frozen=True, kw_only=True):
     ``implicit``: it exists because sessions name its URL, hears of those alone, and has its account's secret.
     ``reason`` and ``since_ms`` say why and since when it is in its state; ``releasing``, that it is active again but
     not all of its queue yet. ``rate`` (attempts a second), ``concurrency`` and ``retry_ms`` are the bridge's own where
-    they are None.
+    they are None. ``max_batch``: its callbacks carry up to so many events each; None: each carries one, by itself.
     """
 
     id: str
@@ -102,6 +102,7 @@ class Subscription(msgspec.Struct, frozen=True, kw_only=True):
     rate: float | None = None
     concurrency: int | None = None
     retry_ms: tuple[int, ...] | None = None
+    max_batch: int | None = None
 
     @property
     def is_active(self) -> bool:
