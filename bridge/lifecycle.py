@@ -10,7 +10,6 @@ from msgspec.structs import replace
 
 from bridge.delivery.guard import check_resolved, parse_url
 from bridge.domain.breaker import AT_ONCE
-from bridge.domain.deliveries import home_of
 from bridge.domain.subscriptions import Deliver, Subscription, SubscriptionState
 from bridge.errors import UsageError
 from bridge.wiring import Bridge, url_policy
@@ -53,9 +52,10 @@ def resume(bridge: Bridge, name: str, deliver: Deliver) -> tuple[Subscription, i
     if bridge.subscriptions.get(name).is_active:
         raise UsageError(f"{name} is active already")
     _park(bridge, name)
-    home = home_of(name, bridge.settings.shards)
+    shards = bridge.settings.shards
+    homes = [(name, part.home(shards)) for part in bridge.parts_of(bridge.subscriptions.get(name))]
     deadline = monotonic() + bridge.delivery_policy.hold_ms / 1000 + 1
-    while any(bridge.queues.held([(name, home)])) and monotonic() < deadline:
+    while any(bridge.queues.held(homes)) and monotonic() < deadline:
         sleep(0.05)
     # While it is parked: what comes in from now on is not dropped with the rest.
     dropped = 0 if deliver is Deliver.ALL else bridge.queues.start_anew(name, deliver)
@@ -96,7 +96,12 @@ def edit(bridge: Bridge, name: str, changed: Callable[[Subscription], Subscripti
     new = bridge.subscriptions.change(name, changed)
     if new is None:
         raise AssertionError("a change that is always made was not")
+    token = secrets.token_bytes(16)
+    # A slice that holds any part of the queue finds the same by itself.
+    if new.partitions != old.partitions:
+        bridge.queues.forget_health(name, token)
     if new.url != old.url:
-        # What is known of the receiver is known of another. If a slice holds the queue, it finds that by itself.
-        bridge.queues.note_health(secrets.token_bytes(16), name, AT_ONCE, held=False)
+        # What is known of the receiver is known of another.
+        for part in bridge.parts_of(new):
+            bridge.queues.note_health(token, part, AT_ONCE, held=False)
     return new, note

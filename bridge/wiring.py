@@ -16,6 +16,7 @@ from bridge.delivery.guard import UrlPolicy, check_resolved, parse_url
 from bridge.delivery.ports import Ports
 from bridge.delivery.transport import Transport
 from bridge.domain.breaker import BreakerPolicy
+from bridge.domain.deliveries import Part, parts_of
 from bridge.domain.events import event_id, lane_id, pack, record_of_test
 from bridge.domain.policy import DeliveryPolicy, Limits, PollPolicy
 from bridge.domain.signing import SECRET_BYTES, encode_secret
@@ -190,6 +191,10 @@ class Bridge:
         subscription = limited(subscription)
         self.subscriptions.put(subscription)
         return subscription, encode_secret(key), note
+
+    def parts_of(self, subscription: Subscription) -> list[Part]:
+        """The parts of it that slices hold."""
+        return parts_of(subscription.id, subscription.partitions, self.settings.shards)
 
     def unsubscribe(self, name: str) -> None:
         """Remove a subscription with all that waits for it.

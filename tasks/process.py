@@ -13,7 +13,7 @@ from time import monotonic
 import msgspec
 
 from bridge.delivery.loop import Attempted, Report, Slice, Surroundings
-from bridge.domain.deliveries import home_of
+from bridge.domain.deliveries import part_with
 from bridge.domain.outcome import Verdict
 from bridge.domain.tracking import SessionRequest, is_account, sort_items, to_wire
 from bridge.errors import AccountError, BridgeError, InvalidSession, UsageError
@@ -177,6 +177,7 @@ class Process:
             observe=_report_attempt,
             complain=self._complain,
             disabled=_report_disabled,
+            call_help=lambda: self._send("bridge.deliver", ()),
             keep_awake=lambda: bridge.wakes.keep("deliver", _WAKE_MS),
             hand_over=self._hand_over,
         )
@@ -193,10 +194,14 @@ class Process:
         bridge.wakes.drop("deliver")
         due = bridge.index.due(bridge.clock.now_ms(), _ALL)
         # One that could not be served a moment ago would only wake a slice after a slice; the tick asks each second.
-        names = sorted({name for name, _ in due.queues if not self._has_complained(name)})
+        known = bridge.subscriptions.load().by_id()
         shards = bridge.settings.shards
-        homes = [(name, home_of(name, shards)) for name in names]
-        if not all(bridge.queues.held(homes)):
+        homes = {
+            (name, part_with(shard, name, known[name].partitions if name in known else None, shards).home(shards))
+            for name, shard in due.queues
+            if not self._has_complained(name)
+        }
+        if not all(bridge.queues.held(sorted(homes))):
             self._wake_deliver()
 
     def _complain(self, subscription: str, trouble: str) -> None:

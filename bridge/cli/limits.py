@@ -1,4 +1,4 @@
-"""A subscription's own limits as options of a command: --rate, --concurrency, --retry and --max-batch."""
+"""A subscription's own limits as options of a command: --rate, --concurrency, --retry, --max-batch and --partitions."""
 
 from __future__ import annotations
 
@@ -21,13 +21,17 @@ Concurrency = Annotated[str | None, typer.Option(metavar="N", help="Attempts at 
 Retry = Annotated[
     str | None, typer.Option(metavar="WAITS", help="Waits between attempts, such as 5s,1m,1h; or default.")
 ]
+Partitions = Annotated[
+    str | None,
+    typer.Option(metavar="N", help="Slices that may serve it at once, each some of its phones; or default: 1."),
+]
 MaxBatch = Annotated[
     str | None, typer.Option(metavar="N", help="Events in one callback, at most (a bridge.batch); or default: one.")
 ]
 
 
 def limits(
-    rate: str | None, concurrency: str | None, retry: str | None, max_batch: str | None
+    rate: str | None, concurrency: str | None, retry: str | None, max_batch: str | None, partitions: str | None
 ) -> Callable[[Subscription], Subscription]:
     """What gives a subscription those of the limits that were given; "default" takes its own away.
 
@@ -44,6 +48,7 @@ def limits(
             ("concurrency", "--concurrency", concurrency, whole(1, 1_000)),
             ("retry_ms", "--retry", retry, schedule("10ms", "7d")),
             ("max_batch", "--max-batch", max_batch, whole(1, MOST_EVENTS)),
+            ("partitions", "--partitions", partitions, whole(1, 256)),
         )
         if text is not None
     }

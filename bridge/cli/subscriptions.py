@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from bridge.cli.common import Account, Json, checked_account, moment, opened
-from bridge.cli.limits import Concurrency, MaxBatch, Rate, Retry, limits
+from bridge.cli.limits import Concurrency, MaxBatch, Partitions, Rate, Retry, limits
 from bridge.cli.output import At, show, table
 from bridge.cli.secret_files import SecretFile, parse_overlap_ms, read_identity, read_secret
 from bridge.domain.durations import format_durations_ms
@@ -80,6 +80,7 @@ def add(
     concurrency: Concurrency = None,
     retry: Retry = None,
     max_batch: MaxBatch = None,
+    partitions: Partitions = None,
     json: Annotated[bool, typer.Option("--json", help="One JSON object: id, url and secret.")] = False,
 ) -> None:
     """Subscribe a URL to every change from now on. Its secret is shown this once.
@@ -98,7 +99,7 @@ def add(
         secret=read_secret(secret_file),
         identity=read_identity(client_cert, client_key, ca_file),
     )
-    limited = limits(rate, concurrency, retry, max_batch)
+    limited = limits(rate, concurrency, retry, max_batch, partitions)
     with opened() as bridge:
         subscription, secret, note = bridge.subscribe(url, account, options, limited)
         phone_key = bridge.signing_keys.of(subscription).phone_key.hex()
@@ -147,7 +148,8 @@ def show_(subscription: _Id, json: Json = False) -> None:
         found = bridge.subscriptions.get(subscription)
         waiting, _ = _counts(bridge, found.id)
         tally = bridge.queues.tallies([found.id])[found.id]
-        (health,) = bridge.queues.health([found.id])
+        # Of its parts the worst.
+        health = max(bridge.queues.health(bridge.parts_of(found)), key=lambda one: (one.opened_ms > 0, one.failures))
         dropped = bridge.queues.dropped(found.id)
     show(_about(found) | _condition(found, health) | _waits(found, waiting) | _tallied(tally, dropped), json=json)
     if json:
@@ -274,6 +276,7 @@ def edit(  # noqa: PLR0917 - a command's options; Typer calls by name
     concurrency: Concurrency = None,
     retry: Retry = None,
     max_batch: MaxBatch = None,
+    partitions: Partitions = None,
     json: Json = False,
 ) -> None:
     """Change a subscription's URL or limits, for what waits too. Its id and secret stay.
@@ -281,13 +284,13 @@ def edit(  # noqa: PLR0917 - a command's options; Typer calls by name
     \b
     bridge subscriptions edit sub_abcdefghijklmnop --rate 50 --concurrency 5
     """
-    if all(given is None for given in (url, rate, concurrency, retry, max_batch)):
-        raise UsageError("nothing to change: give --url, --rate, --concurrency, --retry or --max-batch")
+    if all(given is None for given in (url, rate, concurrency, retry, max_batch, partitions)):
+        raise UsageError("nothing to change: give --url, --rate, --concurrency, --retry, --max-batch or --partitions")
     from msgspec.structs import replace
 
     from bridge.lifecycle import edit as edit_it
 
-    limited = limits(rate, concurrency, retry, max_batch)
+    limited = limits(rate, concurrency, retry, max_batch, partitions)
     with opened() as bridge:
         edited, note = edit_it(bridge, subscription, lambda one: limited(one if url is None else replace(one, url=url)))
     show(_about(edited), json=True) if json else print(f"edited {edited.id}")
@@ -328,6 +331,7 @@ def _condition(subscription: Subscription, health: Health) -> dict[str, object]:
         "rate": subscription.rate,
         "concurrency": subscription.concurrency,
         "max_batch": subscription.max_batch,
+        "partitions": subscription.partitions,
         "retry": None if retry_ms is None else format_durations_ms(retry_ms),
         "failures_in_a_row": health.failures,
         "failing_since": At(ms=health.opened_ms) if health.is_open else None,

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from urllib.parse import urlsplit
 
 from bridge.delivery.ports import DueNow, Errand, Ports
 from bridge.delivery.queue import HeldQueue, Host
 from bridge.domain.breaker import AT_ONCE, WELL, Health
 from bridge.domain.credentials import Credentials
-from bridge.domain.deliveries import Claimed, Settlement, Wanted, home_of
+from bridge.domain.deliveries import Claimed, Part, Settlement, Wanted
 from bridge.domain.policy import DeliveryPolicy
 from bridge.domain.subscriptions import Subscription
 from bridge.errors import SecretsUnreadable
@@ -20,6 +20,8 @@ _DUE_AT_ONCE = 128
 _ASK_AGAIN_MS = 50
 """How soon to ask again for a queue that another slice holds: what comes in between waits for as long."""
 _HASTEN_AT_ONCE = 1_000
+_PATIENCE_MS = 1_000
+"""How long a slice leaves a second part of a subscription to others, before it serves that too."""
 
 
 class Intake:
@@ -33,6 +35,7 @@ class Intake:
         shards: int,
         complain: Callable[[str, str], None],
         disabled: Callable[[str, str], None],
+        call_help: Callable[[], None],
     ) -> None:
         self._ports = ports
         self._policy = policy
@@ -44,6 +47,7 @@ class Intake:
         self._shards = shards
         self._complain = complain
         self._disabled = disabled
+        self._call_help = call_help
         self._token = secrets.token_bytes(16)
         self._subscriptions: Mapping[str, Subscription] = {}
         self._versions: Mapping[int, bytes] = {}
@@ -51,12 +55,18 @@ class Intake:
         self._heard = self._versions[shards - 1]
         self._hosts: dict[str, Host] = {}
         self._not_before_ms: dict[tuple[str, int], int] = {}
-        self.queues: dict[str, HeldQueue] = {}
+        self._unserved_ms: dict[Part, int] = {}
+        self.queues: dict[Part, HeldQueue] = {}
 
     def _load(self) -> None:
         registry = self._ports.registries.load()
         self._versions = registry.versions
         self._subscriptions = registry.by_id()
+
+    @property
+    def waiting(self) -> bool:
+        """Whether something is due that this slice leaves to others for now, and that none of them serves yet."""
+        return bool(self._unserved_ms)
 
     @property
     def looking(self) -> bool:
@@ -102,37 +112,67 @@ class Intake:
 
     def _plan(self, due: Sequence[tuple[str, int]], now_ms: int, *, accept_new: bool) -> list[Wanted]:
         """What to claim of what is due, by the room that its queues have; queues that are new are held first."""
-        shards: dict[str, list[int]] = {}
+        cut = {queue.id: queue.part.of for queue in self.queues.values()}
+        groups: dict[Part, list[int]] = {}
         for name, shard in due:
             if self._not_before_ms.get((name, shard), 0) <= now_ms:
-                shards.setdefault(name, []).append(shard)
-        new = [name for name in shards if name not in self.queues]
-        if new and accept_new:
-            self._hold(new[: MAX_QUEUES - len(self.queues)], now_ms)
+                of = cut.get(name) or self._partitions(name)
+                groups.setdefault(Part(name, shard % of, of), []).append(shard)
+        if accept_new:
+            self._hold(self._new(groups, cut, now_ms)[: MAX_QUEUES - len(self.queues)], now_ms)
         wanted = []
-        for name, group in shards.items():
-            queue = self.queues.get(name)
+        for part, group in groups.items():
+            queue = self.queues.get(part)
             if queue is not None and (room := queue.room):
                 queue.awaited = True
                 share = -(-room // len(group))
-                wanted += [Wanted(name, queue.subscription.account, shard, share) for shard in group]
+                wanted += [Wanted(part, queue.subscription.account, shard, share) for shard in group]
         return wanted
+
+    def _partitions(self, name: str) -> int:
+        known = self._subscriptions.get(name)
+        return min((known and known.partitions) or 1, self._shards)
+
+    def _new(self, due: Collection[Part], cut: Mapping[str, int], now_ms: int) -> list[Part]:
+        """The parts to take on: of each subscription one; a second one only once nobody else came to take it."""
+        self._unserved_ms = {part: seen_ms for part, seen_ms in self._unserved_ms.items() if part in due}
+        served = set(cut)
+        new: list[Part] = []
+        unserved: list[Part] = []
+        for part in due:
+            if part in self.queues:
+                continue
+            if part.subscription not in served:
+                served.add(part.subscription)
+                new.append(part)
+            elif self._partitions(part.subscription) == part.of:  # else what is held of it is to be let go first
+                seen_ms = self._unserved_ms.get(part)
+                if seen_ms is None:
+                    unserved.append(part)
+                elif now_ms - seen_ms >= _PATIENCE_MS:
+                    new.append(part)
+        if unserved:
+            homes = [(part.subscription, part.home(self._shards)) for part in unserved]
+            for part, is_held in zip(unserved, self._ports.queues.held(homes), strict=True):
+                if is_held:
+                    self._leave_alone(part, now_ms + _PATIENCE_MS)
+                else:
+                    self._unserved_ms[part] = now_ms
+                    self._call_help()
+        return new
 
     def _take_in(self, claimed: Claimed) -> int:
         self._ports.clock.note(claimed.now_ms)
-        for place in claimed.refused:
-            self._not_before_ms[place] = claimed.now_ms + _ASK_AGAIN_MS
-        for name, shard in claimed.held:
-            if name in self.queues:
-                self.queues[name].shards.add(shard)
+        for part, shard in claimed.refused:
+            self._not_before_ms[part.subscription, shard] = claimed.now_ms + _ASK_AGAIN_MS
+        for part, shard in claimed.held:
+            if part in self.queues:
+                self.queues[part].shards.add(shard)
         for queue in self.queues.values():
             queue.awaited = False
         # Of one that was lost meanwhile, the lanes are its next holder's when their lease ends.
-        return sum(
-            self.queues[name].take(ready, claimed.now_ms)
-            for name, ready in claimed.ready.items()
-            if name in self.queues
-        )
+        here = [(self.queues[part], ready) for part, ready in claimed.ready.items() if part in self.queues]
+        return sum(queue.take(ready, claimed.now_ms) for queue, ready in here)
 
     def settle(self, *, aside: bool) -> int:
         """Write down what attempts came to. Returns how many outcomes could not be: another slice took over.
@@ -161,7 +201,7 @@ class Intake:
         for (name, shard), count in applied.items():
             unsettled += len(self._sent[name, shard]) - max(0, count)
             if count < 0:
-                self._lose(name)
+                self._lose(self._holding(name, shard))
         self._settling = None
         for queue in self.queues.values():
             queue.settling = False
@@ -174,25 +214,25 @@ class Intake:
             return
         now_ms, replies = self._ports.queues.claim(self._token, held, self._policy.hold_ms)
         self._ports.clock.note(now_ms)
-        for (name, _, _), reply in zip(held, replies, strict=True):
+        for (name, shard, _), reply in zip(held, replies, strict=True):
             if reply is None:
-                self._lose(name)
+                self._lose(self._holding(name, shard))
 
     def release(self, queues: Iterable[HeldQueue]) -> None:
         """Let go of queues of which nothing is left here."""
         held = []
         now_ms = self._ports.clock.now_ms()
         for queue in list(queues):
-            left = queue.to_leave(now_ms)
+            left = WELL if queue.leaving else queue.to_leave(now_ms)
             if not queue.lost and not queue.parked and (left != queue.noted or left.hastening):
-                self._ports.queues.note_health(self._token, queue.id, left)
+                self._ports.queues.note_health(self._token, queue.part, left)
             held += [(queue.id, shard) for shard in queue.shards]
-            self.queues.pop(queue.id, None)
+            self.queues.pop(queue.part, None)
         if held:
             self._ports.queues.release(self._token, held)
 
     def refresh(self) -> list[HeldQueue]:
-        """Go by what the registry says now. Returns the queues whose subscriptions were paused or disabled since."""
+        """Go by what the registry says now. Returns the queues of which nothing more is to be sent by this slice."""
         if self._heard == self._versions[self._shards - 1]:
             return []
         self._load()
@@ -205,6 +245,9 @@ class Intake:
                 if new.url != queue.subscription.url:
                     queue.health = AT_ONCE  # what is known is known of another receiver
                 queue.configure(new, credentials, self._policy)
+                if self._partitions(new.id) != queue.part.of:
+                    queue.leaving = True
+                    stopped.append(queue)
             else:
                 queue.parked = True
                 stopped.append(queue)
@@ -222,15 +265,15 @@ class Intake:
             return True
         if queue.has_leases:
             return False  # they are no retries
-        if self._ports.queues.hasten(self._token, queue.id, _HASTEN_AT_ONCE):
+        if self._ports.queues.hasten(self._token, queue.part, _HASTEN_AT_ONCE):
             return False
         self._note(queue, WELL)
         return True
 
     def _note(self, queue: HeldQueue, health: Health) -> None:
         queue.health = queue.noted = health
-        if not self._ports.queues.note_health(self._token, queue.id, health):
-            self._lose(queue.id)
+        if not self._ports.queues.note_health(self._token, queue.part, health):
+            self._lose(queue)
 
     def _disable(self, queue: HeldQueue, now_ms: int) -> None:
         if self._ports.registries.disable(queue.id, queue.ending, now_ms):
@@ -243,35 +286,45 @@ class Intake:
         if found is not None and not found.is_active:
             self._ports.queues.park(name, self._versions)
 
-    def _lose(self, name: str) -> None:
-        queue = self.queues.pop(name, None)
+    def _holding(self, name: str, shard: int) -> HeldQueue | None:
+        return next(
+            (one for one in self.queues.values() if one.id == name and shard % one.part.of == one.part.number), None
+        )
+
+    def _lose(self, queue: HeldQueue | None) -> None:
         if queue is not None:
+            self.queues.pop(queue.part, None)
             queue.lost = True
             queue.ready.clear()
             queue.shards.clear()
 
-    def _hold(self, names: Sequence[str], now_ms: int) -> None:
-        """Take the hold that decides who serves a subscription: the one in its home shard."""
-        opened = {name: queue for name in names if (queue := self._open(name, now_ms)) is not None}
+    def _hold(self, parts: Sequence[Part], now_ms: int) -> None:
+        """Take the holds that decide who serves what: of each part the one in its home shard."""
+        opened = [queue for part in parts if (queue := self._open(part, now_ms)) is not None]
         if not opened:
             return
-        homes = [(name, home_of(name, self._shards), 0) for name in opened]
+        homes = [(queue.id, queue.part.home(self._shards), 0) for queue in opened]
         at_ms, replies = self._ports.queues.claim(self._token, homes, self._policy.hold_ms)
         self._ports.clock.note(at_ms)
         taken: list[HeldQueue] = []
-        for (name, home, _), reply in zip(homes, replies, strict=True):
+        for queue, (_, home, _), reply in zip(opened, homes, replies, strict=True):
+            self._unserved_ms.pop(queue.part, None)
             if reply is None:
-                for shard in range(self._shards):
-                    self._not_before_ms[name, shard] = now_ms + _ASK_AGAIN_MS
+                self._leave_alone(queue.part, now_ms + (_ASK_AGAIN_MS if queue.part.of == 1 else _PATIENCE_MS))
             else:
-                opened[name].shards.add(home)
-                taken.append(opened[name])
+                queue.shards.add(home)
+                taken.append(queue)
         # Read once they are held: nobody else changes it from then on.
-        for queue, health in zip(taken, self._ports.queues.health([queue.id for queue in taken]), strict=True):
+        for queue, health in zip(taken, self._ports.queues.health([queue.part for queue in taken]), strict=True):
             queue.take_over(health)
-            self.queues[queue.id] = queue
+            self.queues[queue.part] = queue
 
-    def _open(self, name: str, now_ms: int) -> HeldQueue | None:
+    def _leave_alone(self, part: Part, until_ms: int) -> None:
+        for shard in part.shards(self._shards):
+            self._not_before_ms[part.subscription, shard] = until_ms
+
+    def _open(self, part: Part, now_ms: int) -> HeldQueue | None:
+        name = part.subscription
         known = self._subscriptions.get(name)
         if known is None or not known.is_active:
             self._load()
@@ -286,10 +339,11 @@ class Intake:
             return None
         credentials = self._credentials_of(subscription)
         if credentials is None:
-            for shard in range(self._shards):
-                self._not_before_ms[name, shard] = now_ms + self._policy.hold_ms
+            self._leave_alone(part, now_ms + self._policy.hold_ms)
             return None
-        return HeldQueue(subscription, credentials, self._policy, self._host_of(subscription.url))
+        if self._partitions(name) != part.of:
+            return None  # what was known of it was old: the next look finds its parts as they are now
+        return HeldQueue(part, subscription, credentials, self._policy, self._host_of(subscription.url))
 
     def _credentials_of(self, subscription: Subscription) -> Credentials | None:
         try:

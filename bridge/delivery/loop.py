@@ -79,8 +79,8 @@ class Surroundings(msgspec.Struct, frozen=True, kw_only=True):
 
     ``chance`` is uniform in [0, 1); ``stopping`` says that the process is to end; ``observe`` hears of every failed
     attempt, ``complain`` of a subscription that cannot be served and why, ``disabled`` of one that this slice
-    disabled and why. ``keep_awake`` tells others that somebody looks for new queues, ``hand_over`` that nobody does any
-    more.
+    disabled and why. ``call_help`` asks for another slice beside this one. ``keep_awake`` tells others that somebody
+    looks for new queues, ``hand_over`` that nobody does any more.
     """
 
     chance: Callable[[], float]
@@ -89,6 +89,7 @@ class Surroundings(msgspec.Struct, frozen=True, kw_only=True):
     observe: Callable[[Attempted], None]
     complain: Callable[[str, str], None]
     disabled: Callable[[str, str], None]
+    call_help: Callable[[], None]
     keep_awake: Callable[[], None]
     hand_over: Callable[[], None]
 
@@ -105,7 +106,14 @@ class Slice:
         self._transport = transport
         self._policy = policy
         self._around = around
-        self._intake = Intake(ports, policy, shards=shards, complain=around.complain, disabled=around.disabled)
+        self._intake = Intake(
+            ports,
+            policy,
+            shards=shards,
+            complain=around.complain,
+            disabled=around.disabled,
+            call_help=around.call_help,
+        )
         self._unwell: list[HeldQueue] = []
         self._turns: deque[HeldQueue] = deque()
         self._composer = Composer(policy, around.user_agent, self._unreadable)
@@ -143,7 +151,7 @@ class Slice:
     def _is_over(self, now_ms: int) -> bool:
         if self._around.stopping() or now_ms - self._began_ms >= _LONGEST_MS:
             return True
-        if any(not queue.idle for queue in self._intake.queues.values()):
+        if self._intake.waiting or any(not queue.idle for queue in self._intake.queues.values()):
             self._worked_ms = now_ms
             return False
         return now_ms - self._worked_ms >= _LINGER_MS or now_ms - self._began_ms >= _SLICE_MS
@@ -219,8 +227,9 @@ class Slice:
             self._refreshed_ms = now_ms
             for queue in self._intake.refresh():
                 queue.hand_all_back(now_ms)
-            # Whoever resumes them waits for that.
-            self._let_go([queue for queue in self._intake.queues.values() if queue.parked and queue.idle])
+            # Whoever resumes them waits for that, and so do the holders of other parts.
+            queues = self._intake.queues.values()
+            self._let_go([queue for queue in queues if (queue.parked or queue.leaving) and queue.idle])
         if self._handed_over:
             # Beside stragglers: another slice can serve them for longer than this one.
             self._let_go([queue for queue in self._intake.queues.values() if queue.idle])

@@ -12,7 +12,7 @@ import msgspec
 from bridge.domain import batches, breaker
 from bridge.domain.breaker import BreakerPolicy, Health
 from bridge.domain.credentials import FOREVER_MS, Credentials
-from bridge.domain.deliveries import Ready, Settlement
+from bridge.domain.deliveries import Part, Ready, Settlement
 from bridge.domain.durations import format_duration_ms
 from bridge.domain.formats import renderer
 from bridge.domain.outcome import Outcome, Verdict
@@ -39,26 +39,29 @@ class Host:
 
 
 class HeldQueue:
-    """A queue that this slice holds. ``lost`` once another one does; ``ending``, why it is to be disabled.
+    """A part of a subscription's queue that this slice holds.
 
+    ``lost`` once another one does; ``ending``, why it is to be disabled.
     ``most_batch`` is how many events a callback may carry by its subscription, ``batch`` by what became of the last
     ones; 0: each callback is one event.
     ``awaited``: lanes of it are being claimed; ``settling``: outcomes of it are being written down.
     ``health`` is how its receiver is, ``noted`` what the store knows of that. ``parked`` once its subscription is
-    paused or disabled: nothing more of it is started.
+    paused or disabled: nothing more of it is started. ``leaving`` once its subscription is cut into other parts.
     """
 
     def __init__(
         self,
+        part: Part,
         subscription: Subscription,
         credentials: Credentials,
         policy: DeliveryPolicy,
         host: Host,
     ) -> None:
+        self.part = part
         self.host = host
         self.ending = ""
         self.concurrency = self.limit = self.most_batch = self.batch = 0
-        self.parked = False
+        self.parked = self.leaving = False
         self._is_probing = False
         self.configure(subscription, credentials, policy)
         self.take_over(breaker.WELL)
@@ -88,15 +91,16 @@ class HeldQueue:
         self._keys = credentials.keys
         self._signer = Signer(())
         self._signs_until_ms = 0
-        self.concurrency = self.limit = subscription.concurrency or policy.concurrency
+        # Its parts together keep the subscription's limits.
+        self.concurrency = self.limit = -(-(subscription.concurrency or policy.concurrency) // self.part.of)
         if self.most_batch != (subscription.max_batch or 0):
             self.most_batch = self.batch = subscription.max_batch or 0
         self.retry_ms = policy.retry_ms if subscription.retry_ms is None else subscription.retry_ms
         rate = subscription.rate or policy.rate
         self._timeout_ms = policy.timeout_ms
-        self._interval_ms = 1000 / rate if rate else 0.0
+        self._interval_ms = 1000 * self.part.of / rate if rate else 0.0
         # What waits for its turn by the rate must be sent before its lease ends.
-        attempts = max(1, round(rate * policy.renew_ms / 1000)) if rate else _LARGEST_BUFFER
+        attempts = max(1, round(policy.renew_ms / self._interval_ms)) if rate else _LARGEST_BUFFER
         self._most_ready = attempts * max(1, self.most_batch)
 
     def sign(self, message_id: str, now_ms: int, body: bytes) -> str:
@@ -125,7 +129,7 @@ class HeldQueue:
     @property
     def room(self) -> int:
         """How many more lanes to claim: none while enough are ready, one where it is to be a probe."""
-        if self.parked or self.ending or self.health.hastening:
+        if self.parked or self.leaving or self.ending or self.health.hastening:
             return 0
         if self.health.is_open:
             return int(not (self.ready or self.in_flight))
@@ -139,7 +143,7 @@ class HeldQueue:
         oldest where that one is to be a probe.
         """
         keep = len(claimed)
-        if self.parked or self.ending or self.health.hastening or now_ms < self.health.gate_ms:
+        if self.parked or self.leaving or self.ending or self.health.hastening or now_ms < self.health.gate_ms:
             keep = 0
         elif self.health.is_open:
             keep = 1

@@ -10,9 +10,35 @@ import msgspec
 from bridge.domain.outcome import Verdict
 
 
-def home_of(subscription: str, shards: int) -> int:
-    """The shard whose hold decides who serves a subscription, and that keeps how its receiver is."""
-    return crc32(subscription.encode()) % shards
+class Part(msgspec.Struct, frozen=True):
+    """What of a subscription one slice serves: every ``of``-th shard from ``number`` on; all of them where it is one.
+
+    A subscription that one process cannot serve is split so. Each part has a holder, a breaker and a rate of its own.
+    """
+
+    subscription: str
+    number: int = 0
+    of: int = 1
+
+    def shards(self, shards: int) -> range:
+        """Its shards, of so many."""
+        return range(self.number, shards, self.of)
+
+    def home(self, shards: int) -> int:
+        """The shard whose hold decides who serves it, and that keeps how its receiver is."""
+        own = self.shards(shards)
+        return own[crc32(self.subscription.encode()) % len(own)]
+
+
+def part_with(shard: int, subscription: str, partitions: int | None, shards: int) -> Part:
+    """The part of a subscription that a shard belongs to: at most one a shard."""
+    of = min(partitions or 1, shards)
+    return Part(subscription, shard % of, of)
+
+
+def parts_of(subscription: str, partitions: int | None, shards: int) -> list[Part]:
+    """The parts of a subscription."""
+    return [part_with(number, subscription, partitions, shards) for number in range(min(partitions or 1, shards))]
 
 
 class Lane(msgspec.Struct, frozen=True, gc=False):
@@ -37,24 +63,24 @@ class Ready(msgspec.Struct, frozen=True, gc=False):
 
 
 class Wanted(msgspec.Struct, frozen=True, gc=False):
-    """At most ``most`` lanes of a subscription's queue in one shard."""
+    """At most ``most`` lanes of a part of a subscription in one of its shards."""
 
-    subscription: str
+    part: Part
     account: str
     shard: int
     most: int
 
 
 class Claimed(msgspec.Struct, frozen=True, kw_only=True):
-    """What was claimed at ``now_ms`` (Unix ms, the store's), by subscription, the oldest event first.
+    """What was claimed at ``now_ms`` (Unix ms, the store's), of each part the oldest event first.
 
-    ``held`` are the (subscription, shard) that were the caller's to claim from, ``refused`` those that another holds.
+    ``held`` are the (part, shard) that were the caller's to claim from, ``refused`` those that another holds.
     """
 
     now_ms: int
-    held: Sequence[tuple[str, int]]
-    refused: Sequence[tuple[str, int]]
-    ready: Mapping[str, list[Ready]]
+    held: Sequence[tuple[Part, int]]
+    refused: Sequence[tuple[Part, int]]
+    ready: Mapping[Part, list[Ready]]
 
 
 class Settlement(msgspec.Struct, frozen=True, gc=False):

@@ -79,6 +79,7 @@ class Subscription(msgspec.Struct, frozen=True, kw_only=True):
     ``reason`` and ``since_ms`` say why and since when it is in its state; ``releasing``, that it is active again but
     not all of its queue yet. ``rate`` (attempts a second), ``concurrency`` and ``retry_ms`` are the bridge's own where
     they are None. ``max_batch``: its callbacks carry up to so many events each; None: each carries one, by itself.
+    ``partitions`` is how many slices may serve it at once, each some of its shards.
     """
 
     id: str
@@ -103,6 +104,7 @@ class Subscription(msgspec.Struct, frozen=True, kw_only=True):
     concurrency: int | None = None
     retry_ms: tuple[int, ...] | None = None
     max_batch: int | None = None
+    partitions: int | None = None
 
     @property
     def is_active(self) -> bool:

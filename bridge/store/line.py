@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Generic, TypeVar
 
-from bridge.domain.deliveries import Claimed, Lane, Ready, Settlement, Wanted
+from bridge.domain.deliveries import Claimed, Lane, Part, Ready, Settlement, Wanted
 from bridge.errors import BridgeError
 from bridge.store.client import Client, Conversation, Request, Steps
 from bridge.store.index import DueNow, Index
@@ -101,45 +101,45 @@ class Line:
         return Errand(self._client, self._conversation, steps)
 
     def _claiming(self, token: bytes, wanted: Sequence[Wanted], hold_ms: int) -> Steps[Claimed]:
-        places = [(one.subscription, one.shard, one.most) for one in wanted]
+        places = [(one.part.subscription, one.shard, one.most) for one in wanted]
         now_ms, replies = yield from self._queues.claiming(token, places, hold_ms)
-        held: list[tuple[str, int]] = []
-        refused: list[tuple[str, int]] = []
-        found: list[tuple[str, int, list[bytes]]] = []
-        for (name, shard, _), lanes in zip(places, replies, strict=True):
-            (refused if lanes is None else held).append((name, shard))
+        held: list[tuple[Part, int]] = []
+        refused: list[tuple[Part, int]] = []
+        found: list[tuple[Part, int, list[bytes]]] = []
+        for one, lanes in zip(wanted, replies, strict=True):
+            (refused if lanes is None else held).append((one.part, one.shard))
             if lanes:
-                found.append((name, shard, lanes))
-        lanes_of: dict[str, list[Lane]] = {}
+                found.append((one.part, one.shard, lanes))
+        lanes_of: dict[Part, list[Lane]] = {}
         if found:
-            read = yield from self._queues.peeking(found)
-            for (name, _, _), group in zip(found, read, strict=True):
-                lanes_of.setdefault(name, []).extend(group)
-        accounts = {one.subscription: one.account for one in wanted}
+            read = yield from self._queues.peeking([(part.subscription, shard, lanes) for part, shard, lanes in found])
+            for (part, _, _), group in zip(found, read, strict=True):
+                lanes_of.setdefault(part, []).extend(group)
+        accounts = {one.part: one.account for one in wanted}
         ready = yield from self._reading(accounts, lanes_of, now_ms + hold_ms)
         return Claimed(now_ms=now_ms, held=held, refused=refused, ready=ready)
 
     def _reading(
-        self, accounts: Mapping[str, str], lanes_of: Mapping[str, list[Lane]], lease_end_ms: int
-    ) -> Steps[dict[str, list[Ready]]]:
+        self, accounts: Mapping[Part, str], lanes_of: Mapping[Part, list[Lane]], lease_end_ms: int
+    ) -> Steps[dict[Part, list[Ready]]]:
         """Read the lanes' first events, an account at a time; what its log has dropped is kept beside the queue."""
         by_account: dict[str, dict[int, list[bytes]]] = {}
-        for name, lanes in lanes_of.items():
-            positions = by_account.setdefault(accounts[name], {})
+        for part, lanes in lanes_of.items():
+            positions = by_account.setdefault(accounts[part], {})
             for lane in lanes:
                 positions.setdefault(lane.shard, []).append(lane.position)
         records: dict[str, dict[tuple[int, bytes], bytes]] = {}
         for account, positions in by_account.items():
             records[account] = yield from self._log.fetching(account, positions)
-        ready: dict[str, list[Ready]] = {}
-        for name, lanes in lanes_of.items():
-            events = records[accounts[name]]
+        ready: dict[Part, list[Ready]] = {}
+        for part, lanes in lanes_of.items():
+            events = records[accounts[part]]
             missing: dict[int, list[bytes]] = {}
             for lane in lanes:
                 if (lane.shard, lane.position) not in events:
                     missing.setdefault(lane.shard, []).append(lane.position)
             if missing:
-                events = events | (yield from self._queues.reading_kept(name, missing))
+                events = events | (yield from self._queues.reading_kept(part.subscription, missing))
             lanes.sort(key=lambda lane: lane.position)
-            ready[name] = [Ready(lane, events.get((lane.shard, lane.position)), lease_end_ms) for lane in lanes]
+            ready[part] = [Ready(lane, events.get((lane.shard, lane.position)), lease_end_ms) for lane in lanes]
         return ready

@@ -16,7 +16,7 @@ import msgspec
 
 from bridge.domain import events
 from bridge.domain.breaker import WELL, Health
-from bridge.domain.deliveries import DeadLetter, Lane, Settlement, Tally, Waiting, home_of
+from bridge.domain.deliveries import DeadLetter, Lane, Part, Settlement, Tally, Waiting
 from bridge.domain.outcome import Verdict
 from bridge.domain.policy import DEFAULT_LIMITS, Limits
 from bridge.domain.subscriptions import Deliver
@@ -126,39 +126,45 @@ class QueueStore:
         replies = self._client.commands([["EXISTS", keys.hold(shard, name)] for name, shard in wanted])
         return [bool(reply) for reply in replies]
 
-    def health(self, subscriptions: Sequence[str]) -> list[Health]:
-        """How each receiver has been, as its last holder noted."""
+    def health(self, parts: Sequence[Part]) -> list[Health]:
+        """How each receiver has been, as the last holder of that part noted."""
         replies = self._client.commands(
-            [["HGET", keys.state(home_of(name, self._shards), name), "health"] for name in subscriptions]
+            [["HGET", keys.state(part.home(self._shards), part.subscription), "health"] for part in parts]
         )
         return [_health_of(cast("bytes", reply)) if reply else WELL for reply in replies]
 
-    def note_health(self, token: bytes, subscription: str, health: Health, *, held: bool = True) -> bool:
-        """Note how a receiver is, and gate its queue in every shard. Returns whether that was for the caller to do.
+    def note_health(self, token: bytes, part: Part, health: Health, *, held: bool = True) -> bool:
+        """Note how a receiver is, and gate its queue in the part's shards. Returns whether the caller was the one to.
 
-        ``held``: only if the caller holds the queue's home shard; else also if nobody does.
+        ``held``: only if the caller holds the part's home shard; else also if nobody does.
         """
-        home = home_of(subscription, self._shards)
+        home = part.home(self._shards)
         packed = b"" if health == WELL else _packer.encode(health)
-        args: list[Argument] = [keys.queue_member(subscription), token, health.gate_ms]
+        args: list[Argument] = [keys.queue_member(part.subscription), token, health.gate_ms]
         due = "due" if health.hastening else ""  # though every lane's retry lies ahead
-        first = Call("gate_queue", _places(home, subscription), [*args, packed, "held" if held else "", due])
+        first = Call("gate_queue", _places(home, part.subscription), [*args, packed, "held" if held else "", due])
         # First, and alone: of a subscription that was removed nothing may be left behind in the others.
         if self._client.run([first]) != [1]:
             return False
-        others = [shard for shard in range(self._shards) if shard != home]
+        others = [shard for shard in part.shards(self._shards) if shard != home]
         self._client.run(
-            [Call("gate_queue", _places(shard, subscription), [*args, "keep", "", due]) for shard in others]
+            [Call("gate_queue", _places(shard, part.subscription), [*args, "keep", "", due]) for shard in others]
         )
         return True
 
-    def hasten(self, token: bytes, subscription: str, limit: int) -> bool:
+    def forget_health(self, subscription: str, token: bytes) -> None:
+        """Forget how a receiver was, in every shard that nobody holds: its parts are cut anew."""
+        args: list[Argument] = [keys.queue_member(subscription), token, 0, "", "", ""]
+        self._client.run([Call("gate_queue", _places(shard, subscription), args) for shard in range(self._shards)])
+
+    def hasten(self, token: bytes, part: Part, limit: int) -> bool:
         """Make retries due now, at most ``limit`` a shard. Returns whether there may be more of them.
 
-        The caller has no lane of it leased.
+        The caller has no lane of the part leased.
         """
-        args: list[Argument] = [keys.queue_member(subscription), token, limit]
-        calls = [Call("hasten_lanes", _places(shard, subscription), args) for shard in range(self._shards)]
+        args: list[Argument] = [keys.queue_member(part.subscription), token, limit]
+        shards = part.shards(self._shards)
+        calls = [Call("hasten_lanes", _places(shard, part.subscription), args) for shard in shards]
         return any(cast("int", reply) >= limit for reply in self._client.run(calls))
 
     def park(self, subscription: str, versions: Mapping[int, bytes]) -> None:

@@ -368,6 +368,9 @@ def test_subscriptions_have_limits_of_their_own(bridge: Bridge, terminal: Termin
     assert edited.out == f"edited {name}\n"
     found = bridge.subscriptions.get(name)
     assert (found.url, found.rate, found.concurrency, found.retry_ms) == (f"{URL}2", None, 3, (5_000, 60_000))
+    terminal("subscriptions", "edit", name, "--max-batch", "100", "--partitions", "4")
+    (shown,) = terminal("subscriptions", "show", name, "--json").rows()
+    assert (shown["max_batch"], shown["partitions"], shown["concurrency"]) == (100, 4, 3)
 
 
 @pytest.mark.usefixtures("bridge")
@@ -376,6 +379,8 @@ def test_subscriptions_have_limits_of_their_own(bridge: Bridge, terminal: Termin
     [
         (["--rate", "0"], "--rate: 0 is outside"),
         (["--rate", "many"], "--rate: "),
+        (["--max-batch", "1001"], "--max-batch: 1001 is outside"),
+        (["--partitions", "0"], "--partitions: 0 is outside"),
         (["--concurrency", "0"], "--concurrency: 0 is"),
         (["--retry", "5"], "--retry: '5' is not a duration"),
         (["--url", "ftp://x"], "must use https"),

@@ -39,6 +39,7 @@ def bridge_slices(environment: Mapping[str, str], count: int) -> dict[str, float
         observe=_unexpected,
         complain=_unexpected,
         disabled=lambda _name, _reason: None,
+        call_help=lambda: None,
         keep_awake=lambda: bridge.wakes.keep("deliver", 2_000),
         hand_over=lambda: None,
     )

@@ -93,7 +93,7 @@ class Around:
         self.attempts: list[Attempted] = []
         self.complaints: list[tuple[str, str]] = []
         self.disabled: list[tuple[str, str]] = []
-        self.kept_awake = 0
+        self.kept_awake = self.asked_for_help = 0
         self.handed_over = threading.Event()
 
     def surroundings(self) -> Surroundings:
@@ -104,9 +104,13 @@ class Around:
             observe=self.attempts.append,
             complain=lambda name, trouble: self.complaints.append((name, trouble)),
             disabled=lambda name, reason: self.disabled.append((name, reason)),
+            call_help=self._helped,
             keep_awake=self._awake,
             hand_over=self.handed_over.set,
         )
+
+    def _helped(self) -> None:
+        self.asked_for_help += 1
 
     def _awake(self) -> None:
         self.kept_awake += 1

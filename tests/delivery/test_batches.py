@@ -10,6 +10,7 @@ import pytest
 from msgspec.structs import replace
 from standardwebhooks.webhooks import Webhook
 
+from bridge.domain.deliveries import Part
 from bridge.domain.events import lane_id
 from bridge.domain.subscriptions import BodyFormat, Options
 from bridge.wiring import Bridge
@@ -178,4 +179,4 @@ def test_a_failed_batch_is_noted_for_each_of_its_events_and_counts_once_for_the_
 
     assert len(list(bridge.attempts.newest(name))) == 32
     assert len(around.attempts) == len(receiver.posts) < 32
-    assert bridge.queues.health([name])[0].failures == len(receiver.posts)
+    assert bridge.queues.health([Part(name)])[0].failures == len(receiver.posts)

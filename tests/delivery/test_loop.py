@@ -16,7 +16,7 @@ from bridge.delivery.queue import HeldQueue, Host
 from bridge.domain import events
 from bridge.domain.commits import Entry, Route
 from bridge.domain.credentials import Credentials
-from bridge.domain.deliveries import Lane, Ready, Settlement
+from bridge.domain.deliveries import Lane, Part, Ready, Settlement
 from bridge.domain.policy import DeliveryPolicy
 from bridge.domain.subscriptions import Subscription
 from bridge.store import keys
@@ -229,7 +229,7 @@ def test_a_lane_is_handed_back_only_while_its_lease_surely_lasts(
     """
     now_ms = log.now_ms()
     subscription = Subscription(id="sub_a", account="default", url="http://127.0.0.1:9/", created_ms=1, secrets=())
-    queue = HeldQueue(subscription, Credentials(keys=()), QUICK, Host())
+    queue = HeldQueue(Part("sub_a"), subscription, Credentials(keys=()), QUICK, Host())
     lane = Lane(0, b"l" * 8, "bucket", b"p" * 12, 0)
     with bridge.transport() as transport:
         slice_ = loop.Slice(bridge.delivery_ports, transport, QUICK, Around().surroundings(), shards=8)

@@ -11,6 +11,7 @@ import pytest
 from standardwebhooks import Webhook, WebhookVerificationError
 
 from bridge.delivery.queue import HeldQueue, Host
+from bridge.domain.deliveries import Part
 from bridge.domain.events import event_id, record_of_test, unpack
 from bridge.domain.formats import hashed
 from bridge.domain.signing import decode_secret, signature
@@ -132,7 +133,7 @@ def test_the_current_key_signs_first_and_old_ones_until_their_time(bridge: Bridg
         made.append(decode_secret(secret))
     credentials = bridge.signing_keys.of(subscription)
     assert [one.key for one in credentials.keys] == made[:0:-1], "the current one and two old ones"
-    queue = HeldQueue(subscription, credentials, QUICK, Host())
+    queue = HeldQueue(Part(subscription.id), subscription, credentials, QUICK, Host())
     now_ms = bridge.clock.now_ms()
     assert queue.sign("evt_1", now_ms, b"x") == signature(made[:0:-1], "evt_1", now_ms // 1000, b"x")
     first_end, second_end = sorted(one.until_ms for one in credentials.keys[1:])

@@ -9,6 +9,7 @@ import msgspec
 import pytest
 
 from bridge.domain.breaker import BreakerPolicy
+from bridge.domain.deliveries import Part
 from bridge.domain.policy import DeliveryPolicy
 from bridge.domain.subscriptions import Deliver, Subscription, SubscriptionState
 from bridge.lifecycle import edit, finish_release, pause, resume
@@ -95,7 +96,7 @@ def test_a_success_makes_all_that_waited_due_at_once(bridge: Bridge, log: Parts)
         drain(bridge, policy(first_ms=300, retry_ms=LATER))
         assert time.monotonic() - began < 5, "and not in an hour"
     assert moody.receiver.accepted == told
-    (health,) = bridge.queues.health([name])
+    (health,) = bridge.queues.health([Part(name)])
     assert not health.is_open
     log.assert_index_is_right()
 
@@ -124,9 +125,9 @@ def test_failures_add_up_over_slices(bridge: Bridge, log: Parts) -> None:
     name = subscribe(bridge, f"http://127.0.0.1:{unused_port()}/")
     for number in range(10):
         log.write(f"s{number}", entry(f"s{number}", to=[name]))
-        assert not bridge.queues.health([name])[0].is_open
+        assert not bridge.queues.health([Part(name)])[0].is_open
         run(bridge, policy(retry_ms=LATER))
-    assert bridge.queues.health([name])[0].is_open
+    assert bridge.queues.health([Part(name)])[0].is_open
 
 
 def test_a_receiver_that_never_comes_back_is_disabled_in_the_end(bridge: Bridge, log: Parts) -> None:
@@ -148,7 +149,7 @@ def test_another_url_is_tried_at_once(bridge: Bridge, log: Parts) -> None:
         name = subscribe(bridge, f"http://127.0.0.1:{unused_port()}/")
         told = publish(log, name, sessions=30)
         run(bridge, policy(retry_ms=LATER))
-        assert bridge.queues.health([name])[0].is_open
+        assert bridge.queues.health([Part(name)])[0].is_open
         edit(bridge, name, lambda one: msgspec.structs.replace(one, url=server.url))
         drain(bridge, policy(retry_ms=LATER))
     assert receiver.accepted == told

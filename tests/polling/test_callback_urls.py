@@ -43,6 +43,7 @@ def deliver(bridge: Bridge) -> None:
         observe=lambda _attempted: None,
         complain=lambda name, trouble: pytest.fail(f"{name}: {trouble}"),
         disabled=lambda _name, _reason: None,
+        call_help=lambda: None,
         keep_awake=lambda: None,
         hand_over=lambda: None,
     )

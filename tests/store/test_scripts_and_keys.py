@@ -13,7 +13,7 @@ import pytest
 import redis
 
 from bridge.domain.breaker import Health
-from bridge.domain.deliveries import FailedAttempt, Settlement
+from bridge.domain.deliveries import FailedAttempt, Part, Settlement
 from bridge.domain.outcome import Verdict
 from bridge.errors import BridgeError, IncompatibleStore, StoreUnreachable
 from bridge.store import keys
@@ -78,7 +78,7 @@ def test_every_kind_of_key_is_in_the_catalogue(parts: Parts) -> None:
     (third,) = parts.take(b"t" * 16, "s3")
     parts.queues.settle(b"t" * 16, {("sub_a", third.shard): [Settlement(third, Verdict.ACCEPTED)]})
     parts.redis.hset(keys.kept(first.shard, "sub_a"), second.position.hex(), "r")
-    parts.queues.note_health(b"t" * 16, "sub_a", Health(1), held=False)
+    parts.queues.note_health(b"t" * 16, Part("sub_a"), Health(1), held=False)
     parts.redis.xadd(keys.dead(first.shard, "sub_a"), {"r": b"", "e": "", "a": "1", "p": ""})
 
     names = {key.decode() for key in cast("list[bytes]", parts.redis.keys("*"))}
