@@ -379,8 +379,8 @@ def test_subscriptions_have_limits_of_their_own(bridge: Bridge, terminal: Termin
     [
         (["--rate", "0"], "--rate: 0 is outside"),
         (["--rate", "many"], "--rate: "),
-        (["--max-batch", "1001"], "--max-batch: 1001 is outside"),
-        (["--partitions", "0"], "--partitions: 0 is outside"),
+        (["--max-batch", "1001"], "--max-batch: 1001 is too large"),
+        (["--partitions", "0"], "--partitions: 0 is too small"),
         (["--concurrency", "0"], "--concurrency: 0 is"),
         (["--retry", "5"], "--retry: '5' is not a duration"),
         (["--url", "ftp://x"], "must use https"),
