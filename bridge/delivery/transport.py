@@ -6,10 +6,7 @@ redirect, no proxy, no decoding. What a receiver answered, or why it did not, be
 
 from __future__ import annotations
 
-import logging
-import os
 import select
-import socket
 import time
 from collections.abc import Sequence
 from functools import lru_cache
@@ -17,25 +14,18 @@ from functools import lru_cache
 import certifi
 import msgspec
 
-from bridge.delivery.guard import UrlPolicy, address_refusal, parse_url
+from bridge.delivery.guard import UrlPolicy, parse_url
 from bridge.delivery.handles import new_handle
-from bridge.delivery.libcurl import failure_of, pycurl
+from bridge.delivery.libcurl import pycurl
+from bridge.delivery.transfer import EDGES, READ_BODY, Notes, answer_of
 from bridge.domain.credentials import Identity
-from bridge.domain.outcome import Answer, Failure, Wish
+from bridge.domain.outcome import Answer, Failure
 from bridge.errors import InvalidUrl
 
-KEEP_BODY = 1_024  # bytes of an answer that are kept
-READ_BODY = 4_096  # bytes of an answer after which reading stops; also libcurl's read buffer
 _LOOK_MS = 50  # the longest wait while anything is in flight, should libcurl ever leave an edge unanswered
 _LOOK_RESOLVING_MS = 5  # libcurl's resolver threads wake nothing that pycurl can wait for: look this often meanwhile
 _LARGE_BODY = 16_384  # bytes; above it a body may take several writes, and is not kept by an idle handle
 _MOST_IDENTITIES = 64  # whose connections are kept; as many as queues are held at once
-_MANY_HEADERS = 300_000  # bytes; libcurl gives up at 307,200, with the code of a broken connection
-
-# Readable, writable, hung up: each once, when it becomes so. 0 where there is no epoll, and nothing is registered.
-_EDGES = select.EPOLLIN | select.EPOLLOUT | select.EPOLLET if hasattr(select, "epoll") else 0
-
-logger = logging.getLogger(__name__)
 
 
 class Request(msgspec.Struct, frozen=True):
@@ -54,75 +44,12 @@ class Request(msgspec.Struct, frozen=True):
     identity: Identity | None = None
 
 
-class _Notes:
-    """What libcurl's callbacks leave behind for one transfer.
-
-    Holds no handle: the handle holds the callbacks, and a way back would be a cycle that keeps both alive.
-    """
-
-    __slots__ = ("_policy", "_resolving", "_watch", "blocked", "body", "fault", "header_lines", "opened", "size")
-
-    def __init__(self, policy: UrlPolicy, watch: select.epoll | None, resolving: set[_Notes]) -> None:
-        self._policy = policy
-        self._watch = watch
-        self._resolving = resolving
-        # libcurl appends to it, without a function of ours between: looked at only where the status is no 2xx. It
-        # reads 300 kB of header lines at most.
-        self.header_lines: list[bytes] = []
-        self.clear()
-
-    def clear(self) -> None:
-        self.body = b""
-        self.size = 0  # bytes of body seen
-        self.blocked = ""  # why an address was refused
-        self.opened = False  # whether an address was allowed
-        self.fault = ""  # an exception in a callback
-        self.header_lines.clear()
-
-    def write(self, data: bytes) -> int | None:
-        """Keep the head of the body; refuse more once READ_BODY was seen, which ends the transfer."""
-        if self.size < KEEP_BODY:
-            self.body += data[: KEEP_BODY - self.size]
-        self.size += len(data)
-        return 0 if self.size > READ_BODY else None
-
-    def resolve_started(self) -> int:
-        self._resolving.add(self)
-        return 0
-
-    def open_socket(self, _purpose: int, address: pycurl.CurlSockAddr) -> int:
-        """The check that counts: on the very address about to be connected to, so no name can change in between.
-
-        A kept-alive connection is not asked about again; it passed here when it was opened.
-        """
-        try:
-            self._resolving.discard(self)
-            if address.family not in {socket.AF_INET, socket.AF_INET6} or isinstance(address.addr, bytes):
-                self.blocked = "unreadable"
-                return pycurl.SOCKET_BAD
-            refusal = address_refusal(address.addr[0], self._policy)
-            if refusal is not None:
-                self.blocked = refusal
-                return pycurl.SOCKET_BAD
-            # A number, not the socket: pycurl would duplicate a socket's descriptor, and the first be closed late.
-            descriptor = socket.socket(address.family, address.socktype, address.protocol).detach()
-            if self._watch is not None:
-                self._watch.register(descriptor, _EDGES)
-        except Exception as error:
-            # libcurl would see a failed connect, and pycurl print to stderr at most.
-            self.fault = f"{type(error).__name__} while opening a socket"
-            logger.exception("opening a socket for a callback failed")
-            return pycurl.SOCKET_BAD
-        self.opened = True
-        return descriptor
-
-
 class _Slot:
     """A reusable handle, its notes, and the request it carries now."""
 
     __slots__ = ("curl", "notes", "pool", "request", "started", "timeout_ms", "url")
 
-    def __init__(self, pool: _Pool, curl: pycurl.Curl, notes: _Notes) -> None:
+    def __init__(self, pool: _Pool, curl: pycurl.Curl, notes: Notes) -> None:
         self.pool = pool
         self.curl = curl
         self.notes = notes
@@ -178,7 +105,7 @@ class Transport:
         self._check = lru_cache(maxsize=4096)(lambda url: parse_url(url, policy).url)
         self._active: dict[pycurl.Curl, _Slot] = {}
         self._refused: list[tuple[Request, Answer]] = []
-        self._resolving: set[_Notes] = set()
+        self._resolving: set[Notes] = set()
         self._uploading: dict[pycurl.Curl, int] = {}  # to the size of a body that may not be sent yet
         self._fresh = False
         # libcurl's own wait is select(), which cannot see a descriptor above 1,023: two busy slices would reach it.
@@ -312,7 +239,7 @@ class Transport:
                 continue
             descriptor = curl.getinfo(pycurl.ACTIVESOCKET)
             if descriptor >= 0:
-                watch.modify(descriptor, _EDGES)
+                watch.modify(descriptor, EDGES)
 
     def _finish(self, curl: pycurl.Curl, code: int, text: str, now: float) -> tuple[Request, Answer]:
         slot = self._active.pop(curl)
@@ -323,16 +250,7 @@ class Transport:
         if request is None:
             raise AssertionError("an active slot carries no request")
         elapsed_ms = round((now - slot.started) * 1000)
-        status: int = curl.getinfo(pycurl.RESPONSE_CODE)
-        if (code == pycurl.E_OK or (code == pycurl.E_WRITE_ERROR and notes.size > READ_BODY)) and status >= 200:
-            if status < 300:
-                answer = Answer(status, None, "", notes.body, elapsed_ms)
-            else:
-                wish, retry_after = _asked(notes.header_lines)
-                answer = Answer(status, None, "", notes.body, elapsed_ms, wish, retry_after)
-        else:
-            failure, error = _explain(curl, code, text, slot)
-            answer = Answer(status, failure, error, notes.body, elapsed_ms)
+        answer = answer_of(curl, code, text, notes, elapsed_ms=elapsed_ms, timeout_ms=slot.timeout_ms)
         self._resolving.discard(notes)  # one that failed before it opened a socket
         notes.header_lines.clear()
         slot.request = None
@@ -355,7 +273,7 @@ class Transport:
         return pool
 
     def _new_slot(self, pool: _Pool) -> _Slot:
-        notes = _Notes(self._policy, self._watch, self._resolving)
+        notes = Notes(self._policy, self._watch, self._resolving)
         curl = new_handle(self._ca_file, pool.identity, allow_http=self._policy.allow_http)
         curl.setopt(pycurl.BUFFERSIZE, READ_BODY)
         curl.setopt(pycurl.WRITEFUNCTION, notes.write)
@@ -371,46 +289,3 @@ def _header_lines(headers: Sequence[bytes]) -> list[bytes]:
     if b"\n" in text or b"\r" in text or b"\0" in text:
         raise ValueError("a header line holds a line break or NUL")
     return [*headers, b"Expect:"]
-
-
-def _asked(header_lines: Sequence[bytes]) -> tuple[Wish, str]:
-    """What the final answer's headers ask for: those of an interim one (1xx) before it do not count."""
-    wish, retry_after = Wish.NONE, ""
-    for line in reversed(header_lines):
-        if line.startswith(b"HTTP/"):
-            break
-        name, _, value = line.partition(b":")
-        name = name.strip().lower()
-        if name == b"webhook-delivery":
-            wish = _WISHES.get(value.strip().lower(), wish)
-        elif name == b"retry-after":
-            retry_after = value.strip()[:_LONGEST_DATE].decode("latin-1")
-    return wish, retry_after
-
-
-_WISHES = {b"abort": Wish.ABORT, b"disable": Wish.DISABLE}
-_LONGEST_DATE = 64  # characters; an HTTP-date has 29, and up to 33 in its oldest form
-
-
-def _explain(curl: pycurl.Curl, code: int, text: str, slot: _Slot) -> tuple[Failure, str]:
-    """The failure and one line on it. Our own words where they can be: libcurl's may quote what the URL holds."""
-    notes = slot.notes
-    failure = failure_of(code)
-    if notes.fault:
-        failure, error = Failure.INTERNAL, notes.fault
-    elif notes.blocked and not notes.opened:
-        failure, error = Failure.BLOCKED, f"blocked: {notes.blocked} address"
-    elif code == pycurl.E_OK:
-        failure, error = Failure.PROTOCOL, "no final status"
-    elif failure is Failure.TIMEOUT:
-        error = f"timed out after {slot.timeout_ms} ms"
-    elif failure is Failure.CONNECT:
-        number: int = curl.getinfo(pycurl.OS_ERRNO)
-        error = os.strerror(number).lower() if number else "cannot connect"
-    elif code == pycurl.E_RECV_ERROR and curl.getinfo(pycurl.HEADER_SIZE) > _MANY_HEADERS:
-        failure, error = Failure.OVERSIZED, "too many response headers"
-    elif code == pycurl.E_PEER_FAILED_VERIFICATION:
-        error = f"certificate: {text}"[:200]
-    else:
-        error = pycurl.easy_strerror(code).lower()
-    return failure, error

@@ -7,11 +7,12 @@ from collections.abc import Iterator
 
 import pytest
 
-from bridge.delivery import libcurl
+from bridge.delivery import libcurl, transfer
 from bridge.delivery import transport as transport_module
 from bridge.delivery.guard import Target, UrlPolicy, address_refusal
 from bridge.delivery.libcurl import failure_of, pycurl
-from bridge.delivery.transport import KEEP_BODY, Request, Transport
+from bridge.delivery.transfer import KEEP_BODY
+from bridge.delivery.transport import Request, Transport
 from bridge.domain.outcome import Failure, Wish
 from tests.delivery.posting import LOOPBACK, PATIENT_MS, post, request, run
 from tests.hostile import (
@@ -273,7 +274,7 @@ def test_an_exception_in_a_callback_is_an_answer_and_a_log_line(
 
     with serving(answering(NO_CONTENT)) as server:
         with monkeypatch.context() as patched:
-            patched.setattr(transport_module, "address_refusal", fails)
+            patched.setattr(transfer, "address_refusal", fails)
             answer = post(transport, server.url)
         assert post(transport, server.url).status == 204
     assert (answer.failure, answer.error) == (Failure.INTERNAL, "LookupError while opening a socket")
