@@ -20,12 +20,25 @@ _CLOCK_KEPT_S = 10.0
 class DueNow(msgspec.Struct, frozen=True):
     """What the heads of the shards' indexes name: accounts to poll, and (subscription, shard) with due lanes.
 
-    ``registry`` is another once any change of the registry is to be seen.
+    ``registry``, where it was asked for, is another once any change of the registry is to be seen.
     """
 
     accounts: frozenset[str]
     queues: tuple[tuple[str, int], ...]
-    registry: bytes
+    registry: bytes = b""
+
+
+def _due_now(replies: Sequence[object]) -> DueNow:
+    accounts: set[str] = set()
+    queues: list[tuple[str, int]] = []
+    for shard, reply in enumerate(replies):
+        for member in cast("list[bytes]", reply):
+            kind, _, name = member.decode().partition(":")
+            if kind == "p":
+                accounts.add(name)
+            else:
+                queues.append((name, shard))
+    return DueNow(frozenset(accounts), tuple(queues))
 
 
 class Index:
@@ -37,24 +50,18 @@ class Index:
 
     def due(self, now_ms: int, limit: int = 128) -> DueNow:
         """What is due at ``now_ms``, in one round trip, at most ``limit`` due-sets a shard."""
-        return self._client.drive(self.looking(now_ms, limit))
+        return _due_now(self._client.ask(self._heads(now_ms, limit)))
 
     def looking(self, now_ms: int, limit: int) -> Steps[DueNow]:
-        """The steps of ``due``."""
-        heads: list[Request] = [
+        """The steps of ``due``, with the registry's version."""
+        *replies, registry = yield [*self._heads(now_ms, limit), ["GET", keys.registry(self._shards - 1)]]
+        version = cast("bytes | None", registry) or keys.NO_REGISTRY
+        return msgspec.structs.replace(_due_now(replies), registry=version)
+
+    def _heads(self, now_ms: int, limit: int) -> list[Request]:
+        return [
             ["ZRANGEBYSCORE", keys.index(shard), "-inf", now_ms, "LIMIT", 0, limit] for shard in range(self._shards)
         ]
-        *replies, registry = yield [*heads, ["GET", keys.registry(self._shards - 1)]]
-        accounts: set[str] = set()
-        queues: list[tuple[str, int]] = []
-        for shard, reply in enumerate(replies):
-            for member in cast("list[bytes]", reply):
-                kind, _, name = member.decode().partition(":")
-                if kind == "p":
-                    accounts.add(name)
-                else:
-                    queues.append((name, shard))
-        return DueNow(frozenset(accounts), tuple(queues), cast("bytes | None", registry) or keys.NO_REGISTRY)
 
     def note_tick(self, now_ms: int) -> None:
         """Leave word, for 10 s, that a tick ran: beat, the broker and a worker are alive."""

@@ -19,7 +19,14 @@ _KEY = b"k" * 32
 
 app = Celery("plain", broker=_URL, set_as_current=False)
 app.conf.update(task_ignore_result=True, broker_connection_retry_on_startup=True)
+app.conf.beat_schedule = {"tick": {"task": "plain.tick", "schedule": 1.0}}
 _store = redis.Redis.from_url(_URL)
+
+
+@app.task(name="plain.tick")
+def tick() -> None:
+    """Look for what is due, as a poller by hand does each second."""
+    _store.zrangebyscore("due", 0, time.time(), 0, 100)
 
 
 @app.task(name="plain.post")
