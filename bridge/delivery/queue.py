@@ -222,7 +222,9 @@ class HeldQueue:
 
     def to_leave(self, now_ms: int) -> Health:
         """How its receiver is, for the next one who holds it."""
-        pace_ms = round(self._next_ms) if self._interval_ms and self._next_ms > now_ms else 0
+        # What may be made up for of a time that is over is theirs too, and not anew.
+        recent = self._interval_ms and self._next_ms > now_ms - _CATCH_UP_MS
+        pace_ms = round(self._next_ms) if recent else 0
         if pace_ms == self.health.pace_ms:
             return self.health
         return msgspec.structs.replace(self.health, pace_ms=pace_ms)

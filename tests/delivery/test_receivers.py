@@ -230,13 +230,14 @@ def test_a_rate_holds_over_slices(bridge: Bridge, log: Parts) -> None:
     with serving(receiver) as server:
         name = bridge.subscribe(server.url, limited=lambda one: msgspec.structs.replace(one, rate=40.0))[0].id
         publish(log, name, sessions=40)
+        # Not from the first arrival on: a busy receiver may notice that one late.
+        began = time.monotonic()
         with Running(bridge):
             until(lambda: len(receiver.arrivals) >= 15)
         drain(bridge)
-    at = [one.at for one in receiver.arrivals]
-    assert len(at) == 40
+    assert len(receiver.arrivals) == 40
     # 100 ms may be made up for, and the first goes at once.
-    assert at[-1] - at[0] >= (40 - 1 - 4) / 40 * 0.98
+    assert max(one.at for one in receiver.arrivals) - began >= (40 - 1 - 4) / 40 * 0.98
 
 
 def test_limits_of_its_own_count_instead_of_the_bridges(bridge: Bridge, log: Parts) -> None:
