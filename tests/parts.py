@@ -126,6 +126,20 @@ class Parts:
             for member in cast("list[bytes]", self.redis.zrange(keys.index(shard), 0, -1)):
                 self.redis.zadd(keys.index(shard), {member: 1})
 
+    def pass_ms(self, passed_ms: int) -> None:
+        """Let time pass, without waiting: move every due time, gate and hold that far into the past."""
+        for shard in range(self.shards):
+            for name in (*self._due_sets(shard).values(), keys.index(shard)):
+                scores = cast("list[tuple[bytes, float]]", self.redis.zrange(name, 0, -1, withscores=True))
+                if scores:
+                    self.redis.zadd(name, {member: score - passed_ms for member, score in scores})
+            for key in cast("list[bytes]", self.redis.keys(f"u{{{shard}}}:state:*")):
+                if gate := cast("bytes | None", self.redis.hget(key, "gate")):
+                    self.redis.hset(key, "gate", int(gate) - passed_ms)
+            for key in cast("list[bytes]", self.redis.keys(f"u{{{shard}}}:hold:*")):
+                left_ms = self.redis.pttl(key) - passed_ms
+                self.redis.pexpire(key, max(0, left_ms))
+
     def assert_index_is_right(self) -> None:
         """Every index names exactly its shard's due-sets, by their earliest due time."""
         for shard in range(self.shards):
