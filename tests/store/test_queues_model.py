@@ -58,7 +58,7 @@ FAULTS: dict[str, tuple[str, str, str, str]] = {
     ),
     "an outcome of another event counts": (
         "settle_lanes",
-        "sub(value, 2, 13) == ARGV[at + 1] and",
+        "sub(value, 2, 13) == position and",
         "",
         "",
     ),
