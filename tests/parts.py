@@ -6,9 +6,11 @@ import time
 from collections.abc import Callable, Sequence
 from typing import cast
 
+import msgspec
 import redis
 
 from bridge.domain import events
+from bridge.domain.breaker import Health
 from bridge.domain.commits import CommitResult, Due, Entry, Route, Write
 from bridge.domain.deliveries import Lane
 from bridge.domain.policy import DEFAULT_LIMITS, Limits
@@ -55,6 +57,12 @@ def entry(session_no: str, phone: str = PHONE, *, to: Sequence[str] = (SUB,), se
 
 def subscription(name: str = SUB, *, account: str = "default", created_ms: int = 1) -> Subscription:
     return Subscription(id=name, account=account, url="http://127.0.0.1:9/", created_ms=created_ms, secrets=())
+
+
+def older(health: Health, passed_ms: int) -> Health:
+    """What is known of a receiver, some time later."""
+    times = {"opened_ms": health.opened_ms, "probe_ms": health.probe_ms, "quiet_ms": health.quiet_ms}
+    return msgspec.structs.replace(health, **{name: at - passed_ms for name, at in times.items() if at})
 
 
 class Parts:
@@ -127,15 +135,22 @@ class Parts:
                 self.redis.zadd(keys.index(shard), {member: 1})
 
     def pass_ms(self, passed_ms: int) -> None:
-        """Let time pass, without waiting: move every due time, gate and hold that far into the past."""
+        """Let time pass, without waiting: move every due time, gate, hold and wait that far into the past."""
         for shard in range(self.shards):
             for name in (*self._due_sets(shard).values(), keys.index(shard)):
                 scores = cast("list[tuple[bytes, float]]", self.redis.zrange(name, 0, -1, withscores=True))
                 if scores:
                     self.redis.zadd(name, {member: score - passed_ms for member, score in scores})
             for key in cast("list[bytes]", self.redis.keys(f"u{{{shard}}}:state:*")):
-                if gate := cast("bytes | None", self.redis.hget(key, "gate")):
+                gate, health = cast("list[bytes | None]", self.redis.hmget(key, ["gate", "health"]))
+                if gate:
                     self.redis.hset(key, "gate", int(gate) - passed_ms)
+                if health:
+                    self.redis.hset(
+                        key,
+                        "health",
+                        msgspec.msgpack.encode(older(msgspec.msgpack.decode(health, type=Health), passed_ms)),
+                    )
             for key in cast("list[bytes]", self.redis.keys(f"u{{{shard}}}:hold:*")):
                 left_ms = self.redis.pttl(key) - passed_ms
                 self.redis.pexpire(key, max(0, left_ms))

@@ -79,6 +79,7 @@ class QueueStore:
             keys.queue(shard, subscription),
             keys.lanes(shard, subscription, lane),
             keys.counts(shard, subscription),
+            keys.state(shard, subscription),
         ]
         self._client.run([Call("announce", names, [record, lane, keys.queue_member(subscription)])])
 
@@ -299,7 +300,7 @@ class QueueStore:
     def bury(self, subscription: str, shard: int, records: Mapping[bytes, bytes], error: str) -> int:
         """Take events (position: record) out of a queue, and make dead letters of them. Returns how many were there."""
         names = [keys.index(shard)]
-        names += [make(shard, subscription) for make in (keys.queue, keys.dead, keys.kept, keys.counts)]
+        names += [make(shard, subscription) for make in (keys.queue, keys.dead, keys.kept, keys.counts, keys.state)]
         args: list[Argument] = [keys.queue_member(subscription), error, self._limits.dead]
         for position, record in records.items():
             event = events.unpack(record)

@@ -16,7 +16,7 @@ from bridge.domain.subscriptions import Deliver
 from bridge.store.erasure import Eraser, Tombstones
 from bridge.store.resending import Again, Resent
 from bridge.store.secrets import SecretBox
-from tests.parts import OPEN, entry
+from tests.parts import OPEN, entry, older
 from tests.store.queues_model import SHARDS, SUBS, UNIT_MS, Checked, Event, InHand, Line, Place, Queue
 
 TOKENS = (b"1" * 16, b"2" * 16)
@@ -120,7 +120,8 @@ class Queues(Checked):
         assert set(claimed) <= due, "what is claimed must be due"
         assert len(claimed) == min(most, len(due)), "what is due must be claimed"
         # By a gate that is over it may be a little early.
-        queue.loose = queue.gate is not None if claimed else queue.loose
+        if most and not (queue.parked or is_gated):
+            queue.loose = queue.gate is not None
         (lanes,) = self.parts.queues.peek([(name, shard, claimed)])
         for lane in lanes:
             line = queue.lines[lane.lane]
@@ -319,7 +320,6 @@ class Queues(Checked):
                 found[0].append(one)
                 queue.lines[events.resend_lane(one.position)] = Line([one.position], self.now)
                 queue.kept.add(one.position)
-                queue.loose = queue.parked or queue.gate is not None
                 if one.letters:
                     queue.dead.remove(one.position)
         yield from found
@@ -369,7 +369,7 @@ class Queues(Checked):
             queue.kept.discard(place)
             if not line.waiting:
                 del queue.lines[lane]
-            queue.loose = queue.parked or queue.gate is not None
+            queue.loose = bool(queue.lines) and not queue.parked
 
     @rule(all_of_them=st.booleans())
     def trim(self, all_of_them: bool) -> None:
@@ -395,3 +395,5 @@ class Queues(Checked):
         """Holds and leases end, retries and gates come due."""
         self.now += units
         self.parts.pass_ms(units * UNIT_MS)
+        for name, health in self.health.items():
+            self.health[name] = older(health, units * UNIT_MS)

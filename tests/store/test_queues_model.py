@@ -192,7 +192,12 @@ FAULTS: dict[str, tuple[str, str, str, str]] = {
     "a resent event's letter stays": ("resend_events", "call('XDEL', KEYS[3], id)", "", "dead letter"),
     "resending knows no limit": ("resend_events", "#put >= room", "false", ""),
     "a resent event has no record": ("resend_events", "call('HSET', KEYS[4], ARGV[at + 2], ARGV[at + 3])", "", "kept"),
-    "nobody looks for what is sent again": ("resend_events", "call('ZADD', KEYS[1], first[2], ARGV[1])", "", ""),
+    "nobody looks for what is sent again": (
+        "resend_events",
+        "call('ZADD', KEYS[1], 'LT', math",
+        "local _ = select('#', math",
+        "",
+    ),
     "what still waits is trimmed": ("trim_log", "redis.call('HSET', keep[1], keep[2], keep[3])", "", "can be read"),
     "what is erased is not known as erased": (
         "erase_events",
