@@ -25,9 +25,7 @@ from bridge.store.client import Argument, Call, Client, Steps
 
 _packer = msgspec.msgpack.Encoder()
 _health_of = msgspec.msgpack.Decoder(Health).decode
-_AT_ONCE = 500
 _HOUR_MS = 3_600_000
-_OVER_KEPT = "too many events waited for longer than the log keeps them"
 
 
 class QueueStore:
@@ -260,32 +258,6 @@ class QueueStore:
             waiting, over_backlog, over_kept, dropped = (sum(column) for column in zip(*rows, strict=True))
             found[name] = Tally(waiting, sum(cast("list[int]", own[1::2])), over_backlog, over_kept, dropped)
         return found
-
-    def newly_limited(self, subscriptions: Sequence[str]) -> dict[str, Tally]:
-        """The subscriptions whose limits were applied since this was last called: each is told of once."""
-        news: dict[str, Tally] = {}
-        tallies = self.tallies(subscriptions)
-        said = self._client.commands([["HGET", keys.counts(0, name), "said"] for name in tallies])
-        for (name, tally), before in zip(tallies.items(), cast("list[bytes | None]", said), strict=True):
-            if tally.limited > int(before or 0):
-                news[name] = tally
-        self._client.commands([["HSET", keys.counts(0, name), "said", tally.limited] for name, tally in news.items()])
-        return news
-
-    def limit_kept(self, subscriptions: Sequence[str]) -> int:
-        """Make dead letters of the oldest kept records, where there are too many. Returns how many."""
-        wanted = [(name, shard) for name in subscriptions for shard in range(self._shards)]
-        lengths = cast("list[int]", self._client.commands([["HLEN", keys.kept(shard, name)] for name, shard in wanted]))
-        buried = 0
-        for (name, shard), length in zip(wanted, lengths, strict=True):
-            if length > self._limits.kept:
-                (reply,) = self._client.commands([["HKEYS", keys.kept(shard, name)]])
-                oldest = sorted(cast("list[bytes]", reply))[: length - self._limits.kept]
-                for start in range(0, len(oldest), _AT_ONCE):
-                    page = oldest[start : start + _AT_ONCE]
-                    records = {place: record for (_, place), record in self.kept(name, {shard: page}).items()}
-                    buried += self.bury(name, shard, records, _OVER_KEPT)
-        return buried
 
     def take_out(self, subscription: str, shard: int, records: Mapping[bytes, bytes], *, dry: bool) -> int:
         """Take events (position: record) out of a queue without a trace. Returns how many were there; ``dry``, are."""

@@ -6,7 +6,6 @@ that nothing waits and nothing depends on how fast the machine is: within one un
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import cast
 
 import msgspec
@@ -23,7 +22,7 @@ from tests.parts import Parts, subscription
 
 UNIT_MS = 45_000
 SHARDS = 2
-LIMITS = Limits(backlog=8, dead=8, kept=6)
+LIMITS = Limits(backlog=8, dead=2, kept=6)
 SUBS = ("sub_a", "sub_b")
 TOKENS = (b"1" * 16, b"2" * 16)
 SESSIONS = ("s1", "s2")  # of different shards
@@ -56,6 +55,7 @@ class Queue(msgspec.Struct):
     buried: int = 0
     dropped: int = 0
     forgotten: int = 0
+    most: int | None = None
 
     @property
     def waiting(self) -> list[bytes]:
@@ -125,17 +125,19 @@ class Checked(RuleBasedStateMachine):
     # limits
 
     def _room(self, queue: Queue) -> int:
-        del queue
-        return self.parts.queues._limits.backlog
+        return LIMITS.backlog // SHARDS if queue.most is None else queue.most
 
     def _limit_dead(self, queue: Queue) -> None:
-        over = max(0, len(queue.dead) - LIMITS.dead // SHARDS)
+        over = max(0, len(queue.dead) - LIMITS.dead)
         queue.forgotten += over
         del queue.dead[:over]
 
-    def _over_kept(self, name: str) -> Iterator[tuple[Place, list[bytes]]]:
-        for place, queue in self._of(name):
-            yield place, sorted(queue.kept)[: max(0, len(queue.kept) - LIMITS.kept // SHARDS)]
+    def _oldest(self, found: list[tuple[bytes, int]], most: int) -> dict[int, list[bytes]]:
+        """What of (position, shard) is too much over all shards, by shard."""
+        oldest: dict[int, list[bytes]] = {shard: [] for shard in range(SHARDS)}
+        for position, shard in sorted(found)[: max(0, len(found) - most)]:
+            oldest[shard].append(position)
+        return oldest
 
     def _of(self, name: str) -> list[tuple[Place, Queue]]:
         return [(place, queue) for place, queue in self.queues.items() if place[0] == name]

@@ -16,18 +16,19 @@ from bridge.domain.subscriptions import Deliver
 from bridge.store.erasure import Eraser, Tombstones
 from bridge.store.resending import Again, Resent
 from bridge.store.secrets import SecretBox
-from tests.parts import OPEN, entry, older
-from tests.store.queues_model import SHARDS, SUBS, UNIT_MS, Checked, Event, InHand, Line, Place, Queue
+from tests.parts import OPEN, entry
+from tests.store.queues_model import SHARDS, SUBS, UNIT_MS, Event, InHand, Line, Place, Queue
+from tests.store.queues_upkeep import Upkeep
 
 TOKENS = (b"1" * 16, b"2" * 16)
 SESSIONS = ("s3", "s4")  # of different shards
 PHONES = ("18500000001", "18500000002")
 TOO_MANY = 1_000
-VERDICTS = st.sampled_from([Verdict.ACCEPTED, Verdict.RETRY, Verdict.DEAD, None])
+VERDICTS = st.sampled_from([Verdict.ACCEPTED, Verdict.RETRY, Verdict.DEAD, Verdict.DEAD, None])
 NAMES, TOKEN, AGAIN = st.sampled_from(SUBS), st.sampled_from(TOKENS), st.booleans()
 
 
-class Queues(Checked):
+class Queues(Upkeep):
     """The machine."""
 
     # what the poller does
@@ -301,7 +302,10 @@ class Queues(Checked):
         if from_letters:
             letters = list(self.parts.queues.dead_letters(name))
             picked = data.draw(st.lists(st.sampled_from(letters), max_size=3)) if letters else []
-            return [Again(one.shard, one.position, one.record, (one.id,)) for one in picked]
+            ids: dict[tuple[int, bytes], list[str]] = {(one.shard, one.position): [] for one in letters}
+            for one in letters:
+                ids[one.shard, one.position].append(one.id)
+            return [Again(one.shard, one.position, one.record, tuple(ids[one.shard, one.position])) for one in picked]
         events_ = [one for one in self.events if one.position in self.logged]
         chosen = data.draw(st.lists(st.sampled_from(events_), max_size=3)) if events_ else []
         return [Again(one.shard, one.position, one.record) for one in chosen]
@@ -321,7 +325,7 @@ class Queues(Checked):
                 queue.lines[events.resend_lane(one.position)] = Line([one.position], self.now)
                 queue.kept.add(one.position)
                 if one.letters:
-                    queue.dead.remove(one.position)
+                    queue.dead = [place for place in queue.dead if place != one.position]
         yield from found
 
     @rule(phone=st.sampled_from(PHONES), again=AGAIN)
@@ -337,63 +341,3 @@ class Queues(Checked):
             self.erased |= gone & {*queue.kept, *queue.dead}
             queue.dead = [place for place in queue.dead if place not in gone]
             self._take_out(queue, [place for place in queue.waiting if place in gone])
-
-    # what bridge.trim does
-
-    @rule(data=st.data(), name=NAMES, shard=st.integers(0, SHARDS - 1), again=AGAIN)
-    def bury(self, data: st.DataObject, name: str, shard: int, again: bool) -> None:
-        queue = self.queues[name, shard]
-        waiting = queue.waiting
-        firsts = [line.waiting[0] for line in queue.lines.values()]
-        chosen = sorted(data.draw(st.sets(st.sampled_from(firsts + waiting), max_size=3))) if waiting else []
-        records = {place: self._event(place).record for place in chosen}
-        assert self.parts.queues.take_out(name, shard, records, dry=True) == len(chosen)
-        assert self.parts.queues.bury(name, shard, records, "why") == len(chosen)
-        if again:
-            assert self.parts.queues.bury(name, shard, records, "why") == 0
-        self._bury(queue, chosen)
-
-    def _bury(self, queue: Queue, chosen: Sequence[bytes]) -> None:
-        self._take_out(queue, chosen)
-        queue.dead += chosen
-        queue.buried += len(chosen)
-        self._limit_dead(queue)
-
-    def _take_out(self, queue: Queue, chosen: Sequence[bytes]) -> None:
-        """What waits behind a first one that was taken out goes when its lease would have ended, at the latest."""
-        for place in chosen:
-            lane, line = next((lane, line) for lane, line in queue.lines.items() if place in line.waiting)
-            if line.waiting[0] == place:
-                line.attempts, line.due = 0, min(line.due, self.now + 1)
-            line.waiting.remove(place)
-            queue.kept.discard(place)
-            if not line.waiting:
-                del queue.lines[lane]
-            queue.loose = bool(queue.lines) and not queue.parked
-
-    @rule(all_of_them=st.booleans())
-    def trim(self, all_of_them: bool) -> None:
-        self.parts.log.trim("default", SUBS, self.parts.now_ms() + UNIT_MS if all_of_them else 1)
-        if all_of_them:
-            for queue in self.queues.values():
-                queue.kept.update(place for place in queue.waiting if place in self.logged)
-            self.logged.clear()
-
-    @rule()
-    def limit_kept(self) -> None:
-        expected = 0
-        for name in SUBS:
-            for place, gone in self._over_kept(name):
-                self._bury(self.queues[place], gone)
-                expected += len(gone)
-        assert self.parts.queues.limit_kept(SUBS) == expected
-
-    # time
-
-    @rule(units=st.integers(1, 3))
-    def time_passes(self, units: int) -> None:
-        """Holds and leases end, retries and gates come due."""
-        self.now += units
-        self.parts.pass_ms(units * UNIT_MS)
-        for name, health in self.health.items():
-            self.health[name] = older(health, units * UNIT_MS)

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 
 import pytest
 from hypothesis import HealthCheck, Phase, settings
+from hypothesis.errors import FlakyFailure
 from hypothesis.stateful import run_state_machine_as_test
 
 from bridge.store.client import Script, script
@@ -225,6 +226,8 @@ def test_the_model_notices(alone: Parts, fault: str, monkeypatch: pytest.MonkeyP
     faulty = source.replace(right, wrong)
     seeded = Script(faulty, hashlib.sha1(faulty.encode()).hexdigest())  # noqa: S324  # the server's own name for it
     monkeypatch.setattr("bridge.store.client.script", lambda wanted: seeded if wanted == name else script(wanted))
-    with pytest.raises(AssertionError) as raised:
+    # Some show only if two things fall into one millisecond, and then perhaps not when they are played again.
+    with pytest.raises((AssertionError, FlakyFailure)) as raised:
         drive(alone, 500, Phase.generate)
-    assert says in str(raised.value).partition("\n")[0]
+    found = raised.value.exceptions[0] if isinstance(raised.value, FlakyFailure) else raised.value
+    assert says in str(found).partition("\n")[0]

@@ -3,7 +3,7 @@
 --
 -- KEYS  1 index  2 queue  3 dead letters  4 kept records  5 counts  6 state
 --       7… of each event: the bucket of its phone's lane, the bucket of its own lane
--- ARGV  1 queue's index member  2 most events that may wait, then of each event
+-- ARGV  1 queue's index member  2 most events that may wait, where the counts name no other number (m), then of each event
 --           its phone's lane, its own lane, position (12 bytes), record,
 --           ids of the dead letters that it replaces, with spaces between
 --
@@ -29,7 +29,8 @@ end
 
 local state = call('HMGET', KEYS[6], 'parked', 'gate')
 local result, put, seen = {}, {}, {}
-local room = tonumber(ARGV[2]) - tonumber(call('HGET', KEYS[5], 'w') or 0)
+local counted = call('HMGET', KEYS[5], 'w', 'm')
+local room = tonumber(counted[2] or ARGV[2]) - tonumber(counted[1] or 0)
 for i = 1, (#KEYS - 6) / 2 do
   local at, bucket, own = 5 * i - 2, KEYS[2 * i + 5], KEYS[2 * i + 6]
   if seen[ARGV[at + 2]] or waits(bucket, ARGV[at], ARGV[at + 2]) or waits(own, ARGV[at + 1], ARGV[at + 2]) then
