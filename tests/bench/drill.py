@@ -107,9 +107,9 @@ class Drill(msgspec.Struct, frozen=True, kw_only=True):
     beside: dict[str, dict[str, float]]
 
 
-def measure(sizes: Sizes) -> Drill:
+def measure(sizes: Sizes, *, handle_signals: bool = True) -> Drill:
     """Run it once."""
-    with Family("bench", handle_signals=threading.current_thread() is threading.main_thread()) as family:
+    with Family("bench", handle_signals=handle_signals) as family:
         house = House(family)
         house.environment |= _settings(sizes, load_settings(house.environment, env_file=None).callback_retry_ms)
         about = describe_machine(house.server.url) | {
