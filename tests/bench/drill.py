@@ -149,12 +149,12 @@ def _run(house: House, bridge: Bridge, sizes: Sizes, about: dict[str, str]) -> D
         _wait_until("the outage is over", lambda: time.monotonic() >= began_s + sizes.outage_s, sizes.outage_s + 1)
         probes = _failures(bridge, down)
         house.start("receiver", "-m", "tests.bench.drill", "receiver", str(port))
-        _wait_until("the receiver is back", lambda: _listens(port), 30, 0.01)
+        _wait_until("the receiver is back", lambda: listens(port), 30, 0.01)
         back_s = healthy.begin("draining")
         busy_s = cpu_s(worker.pid)
-        _wait_until("all is drained", lambda: _ask(port).phones_done(sizes.events // EACH), sizes.within_s, 0.2)
+        _wait_until("all is drained", lambda: ask(port).phones_done(sizes.events // EACH), sizes.within_s, 0.2)
         cpu = (cpu_s(worker.pid) - busy_s) / sizes.events * 1e6
-        drained = _ask(port).drained
+        drained = ask(port).drained
         _wait_until("it is all written down", lambda: not _waiting(bridge, down), 30)
         # The most it had while there was something to do: before that is read, it must have done it.
         rss = most_rss_of(worker)
@@ -279,7 +279,7 @@ class _Healthy:
         self._heard: dict[str, float] = {}
 
     def __enter__(self) -> _Healthy:
-        _wait_until("the healthy receiver listens", lambda: _listens(self._port), 30)
+        _wait_until("the healthy receiver listens", lambda: listens(self._port), 30)
         self._thread.start()
         return self
 
@@ -289,7 +289,7 @@ class _Healthy:
         self._app.close()
         if _error[0] is None:
             _wait_until("its last events arrive", lambda: self.arrived >= len(self._sent), 60)
-            self._heard = _ask(self._port).heard
+            self._heard = ask(self._port).heard
 
     def begin(self, phase: str) -> float:
         """Count what is committed from now on to another phase. Returns when that is."""
@@ -299,7 +299,7 @@ class _Healthy:
     @property
     def arrived(self) -> int:
         """How many of its events have arrived."""
-        return _ask(self._port, "count").drained.phones
+        return ask(self._port, "count").drained.phones
 
     def figures(self) -> dict[str, dict[str, float]]:
         """ms from commit to arrival, by the phase of the commit."""
@@ -331,7 +331,7 @@ class _Healthy:
 # Processes of their own
 
 
-class _Answer(msgspec.Struct, frozen=True):
+class Told(msgspec.Struct, frozen=True):
     """What a receiver tells of itself."""
 
     drained: Drained
@@ -389,7 +389,7 @@ class _Seen:
             first_s=self._first_s,
             last_s=self._last_s,
         )
-        return msgspec.json.encode(_Answer(drained, self._heard if whole else {}))
+        return msgspec.json.encode(Told(drained, self._heard if whole else {}))
 
 
 class _Connection(asyncio.Protocol):
@@ -423,17 +423,19 @@ class _Connection(asyncio.Protocol):
         return b"HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: %d\r\n\r\n%s" % (len(told), told)
 
 
-def _listens(port: int) -> bool:
+def listens(port: int) -> bool:
+    """Whether a receiver is there."""
     try:
-        _ask(port, "count")
+        ask(port, "count")
     except OSError:
         return False
     return True
 
 
-def _ask(port: int, what: str = "status") -> _Answer:
+def ask(port: int, what: str = "status") -> Told:
+    """What a receiver tells."""
     with urlopen(f"http://127.0.0.1:{port}/{what}", timeout=30) as answer:
-        return msgspec.json.decode(answer.read(), type=_Answer)
+        return msgspec.json.decode(answer.read(), type=Told)
 
 
 async def _serve(port: int, *, note: bool) -> None:
