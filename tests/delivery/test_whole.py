@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import hashlib
 import random
 import threading
 from collections.abc import Callable, Iterator
 
 import msgspec
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
+from hypothesis.errors import FlakyFailure
 
 from bridge.delivery import loop
 from bridge.domain import events
 from bridge.domain.breaker import BreakerPolicy
 from bridge.domain.subscriptions import Deliver
 from bridge.lifecycle import edit, pause, resume
+from bridge.store.client import Script, script
 from bridge.wiring import Bridge
 from tests.delivery.scripted import Heard, ScriptedReceivers, run_scripted
 from tests.delivery.slices import QUICK
@@ -129,7 +132,6 @@ class World:
 
     def check(self) -> None:
         """Nothing is lost, and each phone hears its events in order."""
-        self.log.assert_index_is_right()
         for name, subscription in self.ids.items():
             heard = self.receivers.heard.get(name, [])
             given_up = {_key(letter.record) for letter in self.bridge.queues.dead_letters(subscription)}
@@ -140,6 +142,7 @@ class World:
             assert len(missing) <= self.bridge.queues.dropped(subscription), "nothing is lost"
             assert_in_order(heard, excused=given_up | missing)
             assert self.abandoned or len(accepted) == sum(one.accepted for one in heard), "nothing comes twice"
+        self.log.assert_index_is_right()
 
 
 def _key(record: bytes) -> tuple[tuple[str, str], int]:
@@ -170,10 +173,15 @@ STEPS: dict[str, Callable[[World], None]] = {
 }
 
 
-def test_order_and_events_survive_whatever_happens(bridge: Bridge, log: Parts, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loop, "_LINGER_MS", 10)
-
-    @settings(max_examples=25, deadline=None, database=None, suppress_health_check=list(HealthCheck), print_blob=False)
+def play_all(bridge: Bridge, log: Parts, *, examples: int, phases: tuple[Phase, ...] = tuple(Phase)) -> None:
+    @settings(
+        max_examples=examples,
+        deadline=None,
+        database=None,
+        phases=phases,
+        suppress_health_check=list(HealthCheck),
+        print_blob=False,
+    )
     @given(seed=st.integers(0, 2**32), steps=st.lists(st.sampled_from(list(STEPS)), min_size=4, max_size=14))
     def play(seed: int, steps: list[str]) -> None:
         world = World(bridge, log, seed)
@@ -184,3 +192,28 @@ def test_order_and_events_survive_whatever_happens(bridge: Bridge, log: Parts, m
         world.check()
 
     play()
+
+
+def test_order_and_events_survive_whatever_happens(bridge: Bridge, log: Parts, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loop, "_LINGER_MS", 10)
+    play_all(bridge, log, examples=25)
+
+
+FAULTS = {
+    "an event is lost": ("commit", "waiting .. position", "waiting"),
+    "an event overtakes": ("commit", "waiting .. position", "'\\0' .. position .. string.sub(waiting, 2)"),
+    "an event comes twice": ("claim_lanes", "local lease_end = now +", "local lease_end = now - 1 + 0 *"),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_it_would_be_noticed_if(bridge: Bridge, log: Parts, monkeypatch: pytest.MonkeyPatch, fault: str) -> None:
+    monkeypatch.setattr(loop, "_LINGER_MS", 10)
+    name, right, wrong = FAULTS[fault]
+    source = script(name).source
+    assert right in source, "the script has changed: seed the fault anew"
+    faulty = source.replace(right, wrong)
+    seeded = Script(faulty, hashlib.sha1(faulty.encode()).hexdigest())  # noqa: S324  # the server's own name for it
+    monkeypatch.setattr("bridge.store.client.script", lambda wanted: seeded if wanted == name else script(wanted))
+    with pytest.raises((AssertionError, FlakyFailure)):
+        play_all(bridge, log, examples=60, phases=(Phase.generate,))
