@@ -27,6 +27,7 @@ from bridge.cli.house import compressed
 from bridge.domain import events
 from bridge.domain.breaker import BreakerPolicy
 from bridge.domain.commits import CommitResult, Due, Entry, Route, Write
+from bridge.domain.deliveries import Part
 from bridge.domain.receipts import Status
 from bridge.domain.status import SessionState
 from bridge.settings import load_settings
@@ -177,7 +178,7 @@ def _run(house: House, bridge: Bridge, sizes: Sizes, about: dict[str, str]) -> D
 
 
 def _failures(bridge: Bridge, name: str) -> int:
-    return bridge.queues.health([name])[0].failures
+    return bridge.queues.health([Part(name)])[0].failures
 
 
 def _waiting(bridge: Bridge, name: str) -> int:

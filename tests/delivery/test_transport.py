@@ -101,7 +101,7 @@ def test_no_redirect_of_any_code_to_any_abuse_is_followed(
     transport: Transport, status: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[str] = []
-    monkeypatch.setattr(transport_module, "address_refusal", lambda address, _policy: asked.append(address))
+    monkeypatch.setattr(transfer, "address_refusal", lambda address, _policy: asked.append(address))
     heads = [f"HTTP/1.1 {status} x\r\nLocation: {location}\r\nContent-Length: 0\r\n\r\n" for location in LOCATIONS]
     with serving(answering(*(head.encode() for head in heads))) as server:
         answers = [post(transport, server.url) for _ in LOCATIONS]

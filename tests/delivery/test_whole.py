@@ -103,10 +103,11 @@ class World:
             resume(self.bridge, name, self.chance.choice([Deliver.ALL, Deliver.ALL, Deliver.LATEST, Deliver.NONE]))
 
     def edit(self) -> None:
-        """Other limits, batches or none; the same receiver under another URL."""
+        """Other limits, batches or none, in one part or several."""
         changes = {
             "concurrency": self.chance.choice([None, 1, 3]),
             "max_batch": self.chance.choice([None, None, 2, 5]),
+            "partitions": self.chance.choice([None, None, 2, 3]),
         }
         edit(self.bridge, self._any(), lambda one: msgspec.structs.replace(one, **changes))
 

@@ -114,7 +114,7 @@ class Checked(RuleBasedStateMachine):
         self.base_ms = self.parts.now_ms()
         self.now = 0
         self.queues: dict[Place, Queue] = {(name, shard): Queue() for name in SUBS for shard in range(SHARDS)}
-        self.health: dict[str, Health] = dict.fromkeys(SUBS, WELL)
+        self.health: dict[Place, Health] = dict.fromkeys(self.queues, WELL)
         self.events: list[Event] = []
         self.logged: set[bytes] = set()
         self.in_hand: list[InHand] = []
@@ -197,7 +197,9 @@ class Checked(RuleBasedStateMachine):
             assert store.dead(shard, name) == queue.dead, "each dead letter, the oldest first"
             state = store.hash(keys.state(shard, name))
             assert int(state.get(b"dropped", 0)) == queue.dropped, "what an operator drops is counted"
-        assert self.parts.queues.health([name]) == [self.health[name]], "how its receiver is"
+            packed = state.get(b"health")
+            health = msgspec.msgpack.decode(packed, type=Health) if packed else WELL
+            assert health == self.health[name, shard], "how its receiver is"
 
     def _check_nothing_is_absent(self, store: Snapshot, name: str) -> None:
         """By the store alone: what was committed waits, is dead, was accepted or erased, or was dropped and counted."""

@@ -10,7 +10,7 @@ from hypothesis.stateful import initialize, precondition, rule
 from bridge.domain import events
 from bridge.domain.breaker import AT_ONCE, WELL, Health
 from bridge.domain.commits import CommitResult, Due, Write
-from bridge.domain.deliveries import Lane, Settlement, home_of
+from bridge.domain.deliveries import Lane, Part, Settlement
 from bridge.domain.outcome import Verdict
 from bridge.domain.subscriptions import Deliver
 from bridge.store.erasure import Eraser, Tombstones
@@ -25,6 +25,7 @@ SESSIONS = ("s3", "s4")  # of different shards
 PHONES = ("18500000001", "18500000002")
 TOO_MANY = 1_000
 VERDICTS = st.sampled_from([Verdict.ACCEPTED, Verdict.RETRY, Verdict.DEAD, Verdict.DEAD, None])
+PARTS = st.sampled_from([Part(name, number, of) for name in SUBS for of in (1, 2) for number in range(of)])
 NAMES, TOKEN, AGAIN = st.sampled_from(SUBS), st.sampled_from(TOKENS), st.booleans()
 
 
@@ -93,12 +94,13 @@ class Queues(Upkeep):
         groups = {}
         for shard in range(SHARDS):
             lanes = self._claim(token, name, shard, len(verdicts), 1)
-            if lanes:
-                groups[name, shard] = [self._settlement(*pair) for pair in zip(lanes, verdicts, strict=False)]
+            if lanes:  # with more outcomes than lanes, the first of them has two
+                pairs = zip(lanes + lanes[:1], verdicts, strict=False)
+                groups[name, shard] = [self._settlement(*pair) for pair in pairs]
         if meanwhile == "parked":
             self.park(name, set(range(SHARDS)), is_late=False, again=False)
         elif meanwhile == "gated":
-            self.note_health(token, name, ("open", 2), held=True, again=False)
+            self.note_health(token, Part(name), ("open", 2), held=True, again=False)
         self._settle(token, groups, again=again)
 
     @rule(token=TOKEN, name=NAMES, shard=st.integers(0, SHARDS - 1))
@@ -135,7 +137,7 @@ class Queues(Upkeep):
     def settle(self, data: st.DataObject, verdicts: list[Verdict | None], again: bool, forgets: bool) -> None:
         first = data.draw(st.sampled_from(self.in_hand))
         mine = [one for one in self.in_hand if (one.token, one.name) == (first.token, first.name)]
-        chosen = [first, *data.draw(st.lists(st.sampled_from(mine), max_size=len(verdicts) - 1))]
+        chosen = [first, *data.draw(st.lists(st.sampled_from([first, *mine]), max_size=len(verdicts) - 1))]
         groups: dict[Place, list[Settlement]] = {}
         for one, verdict in zip(chosen, verdicts, strict=False):
             groups.setdefault((one.name, one.lane.shard), []).append(self._settlement(one.lane, verdict))
@@ -195,12 +197,12 @@ class Queues(Upkeep):
 
     @rule(
         token=TOKEN,
-        name=NAMES,
+        part=PARTS,
         how=st.tuples(st.sampled_from(["open", "quiet", "well", "at once", "failing"]), st.integers(1, 3)),
         held=st.booleans(),
         again=AGAIN,
     )
-    def note_health(self, token: bytes, name: str, how: tuple[str, int], held: bool, again: bool) -> None:
+    def note_health(self, token: bytes, part: Part, how: tuple[str, int], held: bool, again: bool) -> None:
         """A breaker that opens, a probe that failed, a receiver that asked for quiet, one that is back."""
         kind, units = how
         gate_ms = self.parts.now_ms() + units * UNIT_MS
@@ -211,27 +213,41 @@ class Queues(Upkeep):
             "at once": AT_ONCE,
             "failing": Health(3),
         }[kind]
-        home = self.queues[name, home_of(name, SHARDS)]
+        place = (part.subscription, part.home(SHARDS))
+        home = self.queues[place]
         is_ours = home.hold == (token, home.hold[1]) and home.hold[1] > self.now
         may = is_ours or (not held and home.hold[1] <= self.now)
         for _ in range(1 + again):
-            assert self.parts.queues.note_health(token, name, health, held=held) is may
-        if not may:
-            return
-        self.health[name] = health
-        for shard in range(SHARDS):
-            queue = self.queues[name, shard]
-            if queue.may_hold(token, self.now):
-                queue.gate = self.now + units if health.gate_ms else None
-                queue.loose = health.hastening
+            assert self.parts.queues.note_health(token, part, health, held=held) is may
+        if may:
+            self.health[place] = health
+            self._gate(token, part, units if health.gate_ms else None, loose=health.hastening)
+
+    def _gate(self, token: bytes, part: Part, units: int | None, *, loose: bool = False) -> list[Place]:
+        """Where no other holds a shard, it is gated for so long; None: not at all."""
+        found = [(part.subscription, shard) for shard in part.shards(SHARDS)]
+        mine = [place for place in found if self.queues[place].may_hold(token, self.now)]
+        for place in mine:
+            self.queues[place].gate = None if units is None else self.now + units
+            self.queues[place].loose = loose
+        return mine
 
     @rule(token=TOKEN, name=NAMES, again=AGAIN)
-    def hasten(self, token: bytes, name: str, again: bool) -> None:
-        """What no slice does with lanes in hand; of another one's the leases may still run."""
-        self.in_hand = [one for one in self.in_hand if one.name != name]
+    def forget_health(self, token: bytes, name: str, again: bool) -> None:
+        """Its parts are cut anew."""
         for _ in range(1 + again):
-            assert not self.parts.queues.hasten(token, name, TOO_MANY)
-        for shard in range(SHARDS):
+            self.parts.queues.forget_health(name, token)
+        for place in self._gate(token, Part(name), None):
+            self.health[place] = WELL
+
+    @rule(token=TOKEN, part=PARTS, again=AGAIN)
+    def hasten(self, token: bytes, part: Part, again: bool) -> None:
+        """What no slice does with lanes in hand; of another one's the leases may still run."""
+        name, shards = part.subscription, part.shards(SHARDS)
+        self.in_hand = [one for one in self.in_hand if one.name != name or one.lane.shard not in shards]
+        for _ in range(1 + again):
+            assert not self.parts.queues.hasten(token, part, TOO_MANY)
+        for shard in shards:
             queue = self.queues[name, shard]
             if queue.may_hold(token, self.now):
                 queue.loose = False
@@ -249,8 +265,7 @@ class Queues(Upkeep):
         for shard in () if is_late else shards:
             queue = self.queues[name, shard]
             queue.parked, queue.gate, queue.loose = True, None, False
-            if shard == home_of(name, SHARDS):
-                self.health[name] = WELL
+            self.health[name, shard] = WELL
 
     @rule(name=NAMES, deliver=st.sampled_from(Deliver), again=AGAIN)
     def start_anew(self, name: str, deliver: Deliver, again: bool) -> None:
@@ -276,8 +291,8 @@ class Queues(Upkeep):
         """The second half of it."""
         for _ in range(1 + again):
             self.parts.queues.unpark(name)
-        self.health[name] = WELL
         for shard in range(SHARDS):
+            self.health[name, shard] = WELL
             queue = self.queues[name, shard]
             queue.parked, queue.gate, queue.loose = False, None, False
 

@@ -102,5 +102,5 @@ class Upkeep(Checked):
         """Holds and leases end, retries and gates come due."""
         self.now += units
         self.parts.pass_ms(units * UNIT_MS)
-        for name, health in self.health.items():
-            self.health[name] = older(health, units * UNIT_MS)
+        for place, health in self.health.items():
+            self.health[place] = older(health, units * UNIT_MS)

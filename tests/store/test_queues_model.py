@@ -109,8 +109,8 @@ FAULTS: dict[str, tuple[str, str, str, str]] = {
     "what waits is not counted": ("commit", "redis.call('HINCRBY', to.counts, 'w', to.added)", "", "counts"),
     "two hold a queue": ("claim_lanes", "if holder and holder ~= ARGV[2]", "if false", "another one holds it"),
     "a lane is given out twice": ("claim_lanes", "local lease_end = now +", "local lease_end = now - 1 + 0 *", ""),
-    "a gate is not kept": ("claim_lanes", "and tonumber(state[2] or 0) <= now", "", "must be due"),
-    "a parked queue is served": ("claim_lanes", "and not state[1]", "", "must be due"),
+    "a gate is not kept": ("claim_lanes", "and tonumber(state[2] or 0) <= now", "", ""),
+    "a parked queue is served": ("claim_lanes", "and not state[1]", "", ""),
     "a claimed queue leaves the index": (
         "claim_lanes",
         "redis.call('ZADD', KEYS[1], first[2], ARGV[1])",
@@ -176,12 +176,6 @@ FAULTS: dict[str, tuple[str, str, str, str]] = {
     ),
     "what is buried leaves no letter": ("bury_lanes", "call('XADD', KEYS[3],", "local _ = select('#',", ""),
     "what is buried still waits": ("bury_lanes", "call('HSET', one.bucket, one.lane, one.value)", "", ""),
-    "what waits behind a buried one waits for its retry": (
-        "bury_lanes",
-        "call('ZADD', KEYS[2], 'LT', now + LONGEST_LEASE, one.lane)",
-        "",
-        "due",
-    ),
     "buried events are not counted": ("bury_lanes", "call('HINCRBY', KEYS[5], 'k', #found)", "", "counts"),
     "counting buries": ("bury_lanes", "if ARGV[2] == '?'", "if false", ""),
     "what waits is sent again all the same": (
