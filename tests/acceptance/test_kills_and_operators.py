@@ -13,6 +13,7 @@ from bridge.domain.subscriptions import Deliver, Subscription
 from bridge.lifecycle import edit, pause, resume
 from tests.bench import drill
 from tests.bench.house import House, open_bridge
+from tests.bench.listener import EACH, ask, listens
 from tests.bench.machine import apart
 from tests.bench.receiver import free_port
 
@@ -48,10 +49,10 @@ def test_nothing_is_lost_or_reordered_by_kills_pauses_and_edits_at_once() -> Non
             apart(drill.fill, house.environment, name, EVENTS)
             workers = [house.start(f"worker{n}", "-m", "tasks", "worker", "--concurrency", "4") for n in range(2)]
             house.start("beat", "-m", "tasks", "beat")
-            wait_until("the receiver listens", lambda: drill.listens(port))
+            wait_until("the receiver listens", lambda: listens(port))
             for number in range(ROUNDS):
-                heard = drill.ask(port).drained.requests
-                wait_until("a worker delivers", lambda heard=heard: drill.ask(port).drained.requests > heard + 200)  # type: ignore[misc]  # mypy cannot infer a lambda with a default
+                heard = ask(port).drained.requests
+                wait_until("a worker delivers", lambda heard=heard: ask(port).drained.requests > heard + 200)  # type: ignore[misc]  # mypy cannot infer a lambda with a default
                 victim = workers.pop(0)
                 victim.kill()
                 victim.wait(10)
@@ -59,13 +60,13 @@ def test_nothing_is_lost_or_reordered_by_kills_pauses_and_edits_at_once() -> Non
                 edit(bridge, name, with_concurrency(CONCURRENCY - number))
                 workers.append(house.start(f"again{number}", "-m", "tasks", "worker", "--concurrency", "4"))
                 resume(bridge, name, Deliver.ALL)
-            wait_until("all is delivered", lambda: drill.ask(port).phones_done(EVENTS // drill.EACH), 120)
+            wait_until("all is delivered", lambda: ask(port).phones_done(EVENTS // EACH), 120)
             wait_until("all is written down", lambda: not bridge.queues.tallies([name])[name].waiting)
-            seen, tally = drill.ask(port).drained, bridge.queues.tallies([name])[name]
+            seen, tally = ask(port).drained, bridge.queues.tallies([name])[name]
         finally:
             bridge.close()
         family.check()
-    assert (seen.phones, seen.out_of_order) == (EVENTS // drill.EACH, 0)
+    assert (seen.phones, seen.out_of_order) == (EVENTS // EACH, 0)
     assert tally.dead == 0
     # What was under way, or answered and not yet written down, when a worker was killed.
     assert seen.repeated <= ROUNDS * (CONCURRENCY + RATE / 10)
