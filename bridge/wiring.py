@@ -36,6 +36,7 @@ from bridge.store.credentials import Rewrapping, SigningKeys, rotated, sealed
 from bridge.store.erasure import Erased, ErasedPlaces, Eraser, Tombstones
 from bridge.store.index import Clock, Index, RateStore, Wakes
 from bridge.store.keys import shard_of
+from bridge.store.limits import LimitStore
 from bridge.store.line import Line
 from bridge.store.log import EventLog
 from bridge.store.outcomes import OutcomeStore
@@ -118,6 +119,7 @@ class Bridge:
         self.sessions = SessionStore(self.client, shards, limits)
         self.log = EventLog(self.client, shards)
         self.queues = QueueStore(self.client, shards, limits)
+        self.limits = LimitStore(self.client, shards, self.queues, limits)
         self.erased_places = ErasedPlaces(self.client, shards)
         self.outcomes = OutcomeStore(self.client, self.queues)
         self.resending = ResendStore(self.client, shards, limits)

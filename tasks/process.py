@@ -244,8 +244,10 @@ class Process:
         dropped = bridge.log.trim_to(audiences, bridge.settings.log_bytes)
         if dropped:
             _log.warning("log is over BRIDGE_LOG_BYTES; its oldest events left it early", dropped=dropped)
-        bridge.queues.limit_kept(names)
-        for name, tally in bridge.queues.newly_limited(names).items():
+        bridge.limits.share_backlog(names)
+        bridge.limits.limit_kept(names)
+        bridge.limits.limit_dead(names)
+        for name, tally in bridge.limits.newly_limited(names).items():
             _log.warning(
                 "too much waits for a subscription; events became dead letters, or dead letters were dropped",
                 subscription=name,

@@ -34,6 +34,9 @@ LISTPACK_BYTES = 200
 """A lane's value grows to about this before most of its events are delivered; beyond the server's limit its hash
 takes three times the memory."""
 
+_FULL_LOG = 0.9
+"""A part of BRIDGE_LOG_BYTES. Trimming leaves a log a page of events below it."""
+
 _LOWEST_VERSION = {"Valkey": 8, "Redis": 7}
 _NOBODY = "bridge-doctor"
 
@@ -325,6 +328,15 @@ def _subscriptions(bridge: Bridge) -> Iterator[Finding]:
         yield ok("subscriptions", said)
 
 
+def _log(bridge: Bridge) -> Iterator[Finding]:
+    size, most = bridge.log.size(bridge.tracking.accounts()), bridge.settings.log_bytes
+    said = f"{_megabytes(size)} of {_megabytes(most)} (BRIDGE_LOG_BYTES)"
+    if size > _FULL_LOG * most:
+        yield warn("log", f"{said}: its oldest events leave it early", "raise BRIDGE_LOG_BYTES, if memory allows")
+    else:
+        yield ok("log", said)
+
+
 BRIDGE_CHECKS: Mapping[str, Callable[[Bridge], Iterator[Finding]]] = {
     "schema": _schema,
     "provider": _provider,
@@ -333,6 +345,7 @@ BRIDGE_CHECKS: Mapping[str, Callable[[Bridge], Iterator[Finding]]] = {
     "accounts": _accounts,
     "rejected": _rejected,
     "subscriptions": _subscriptions,
+    "log": _log,
 }
 
 

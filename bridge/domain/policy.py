@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import msgspec
 
 from bridge.domain.breaker import BreakerPolicy
@@ -38,14 +40,26 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     outcomes_ms: int = 98 * 3_600_000
 
     def share(self, shards: int) -> Limits:
-        """A shard's part: each keeps its own, for there is no call over all of them."""
-        return Limits(
-            backlog=-(-self.backlog // shards),
-            dead=-(-self.dead // shards),
-            kept=-(-self.kept // shards),
-            log_bytes=self.log_bytes,
-            outcomes_ms=self.outcomes_ms,
-        )
+        """What one shard may have of it by itself, for no call sees them all.
+
+        Of the backlog its part, until ``allowances`` says otherwise. Of the others all: what is too much over all
+        shards goes within a minute, the oldest first.
+        """
+        return msgspec.structs.replace(self, backlog=-(-self.backlog // shards))
+
+
+def allowances(most: int, waiting: Sequence[int]) -> list[int]:
+    """How many events may wait in each shard, of ``most`` in all, where so many do: what is free is shared evenly.
+
+    So a subscription whose events are in few of the shards has room for as many as any other, and all together have
+    room for ``most``.
+    """
+    part, rest = divmod(max(0, most - sum(waiting)), len(waiting))
+    fullest = sorted(range(len(waiting)), key=lambda place: -waiting[place])
+    shares = [count + part for count in waiting]
+    for place in fullest[:rest]:
+        shares[place] += 1
+    return shares
 
 
 DEFAULT_LIMITS = Limits()

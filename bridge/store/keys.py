@@ -34,7 +34,7 @@ u{i}:kept:<sub>          hash   bridge.trim, bridge.deliver             100,000 
 u{i}:dead:<sub>          stream bridge.deliver, poll, trim              BRIDGE_KEEP_DEAD and 100,000 of a subscription
 u{i}:erased:<a>          zset   bridge erase, bridge.trim               BRIDGE_KEEP_DEAD
 u{i}:told:<sub>:<hour>   string bridge.deliver                          a TTL of BRIDGE_KEEP_EVENTS and two hours
-u{i}:count:<sub>         hash   every script that moves deliveries      six fields
+u{i}:count:<sub>         hash   every script that moves deliveries      seven fields
 ======================== ====== ======================================= ================================================
 """
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import cast
 
 import msgspec
@@ -110,6 +110,11 @@ class EventLog:
                 dropped += len(page)
         return dropped, kept
 
+    def size(self, accounts: Iterable[str]) -> int:
+        """Bytes that the logs of these accounts take, by the server's estimate."""
+        asked = [["MEMORY", "USAGE", keys.log(shard, name)] for name in accounts for shard in range(self._shards)]
+        return sum(cast("int | None", size) or 0 for size in self._client.commands(asked))
+
     def trim_to(self, audiences: Mapping[str, Sequence[str]], most_bytes: int) -> int:
         """Drop the oldest records of all logs while these take more than ``most_bytes``. Returns how many.
 
@@ -205,5 +210,4 @@ def _trim_call(shard: int, account: str, subscriptions: Sequence[str], page: lis
             names += [keys.lanes(shard, subscription, lane), keys.kept(shard, subscription)]
             args += [len(names) - 1, len(names), lane, position, record]
             count += 1
-    millis, _, sequence = positions.to_id(page[-1][0]).partition("-")
-    return Call("trim_log", names, [f"{millis}-{int(sequence) + 1}", count, *args])
+    return Call("trim_log", names, [positions.id_after(page[-1][0]), count, *args])

@@ -23,6 +23,12 @@ def to_id(position: bytes) -> str:
     return f"{millis}-{sequence}"
 
 
+def id_after(position: bytes) -> str:
+    """The lowest stream id behind a position."""
+    millis, sequence = _FORMAT.unpack(position)
+    return f"{millis}-{sequence + 1}"
+
+
 def split(lane: bytes) -> tuple[int, list[bytes]]:
     """A lane as it is stored: attempts made for its first event, and the positions waiting, first the first."""
     return lane[0], [lane[i : i + SIZE] for i in range(1, len(lane), SIZE)]

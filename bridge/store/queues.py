@@ -25,9 +25,7 @@ from bridge.store.client import Argument, Call, Client, Steps
 
 _packer = msgspec.msgpack.Encoder()
 _health_of = msgspec.msgpack.Decoder(Health).decode
-_AT_ONCE = 500
 _HOUR_MS = 3_600_000
-_OVER_KEPT = "too many events waited for longer than the log keeps them"
 
 
 class QueueStore:
@@ -79,6 +77,7 @@ class QueueStore:
             keys.queue(shard, subscription),
             keys.lanes(shard, subscription, lane),
             keys.counts(shard, subscription),
+            keys.state(shard, subscription),
         ]
         self._client.run([Call("announce", names, [record, lane, keys.queue_member(subscription)])])
 
@@ -260,32 +259,6 @@ class QueueStore:
             found[name] = Tally(waiting, sum(cast("list[int]", own[1::2])), over_backlog, over_kept, dropped)
         return found
 
-    def newly_limited(self, subscriptions: Sequence[str]) -> dict[str, Tally]:
-        """The subscriptions whose limits were applied since this was last called: each is told of once."""
-        news: dict[str, Tally] = {}
-        tallies = self.tallies(subscriptions)
-        said = self._client.commands([["HGET", keys.counts(0, name), "said"] for name in tallies])
-        for (name, tally), before in zip(tallies.items(), cast("list[bytes | None]", said), strict=True):
-            if tally.limited > int(before or 0):
-                news[name] = tally
-        self._client.commands([["HSET", keys.counts(0, name), "said", tally.limited] for name, tally in news.items()])
-        return news
-
-    def limit_kept(self, subscriptions: Sequence[str]) -> int:
-        """Make dead letters of the oldest kept records, where there are too many. Returns how many."""
-        wanted = [(name, shard) for name in subscriptions for shard in range(self._shards)]
-        lengths = cast("list[int]", self._client.commands([["HLEN", keys.kept(shard, name)] for name, shard in wanted]))
-        buried = 0
-        for (name, shard), length in zip(wanted, lengths, strict=True):
-            if length > self._limits.kept:
-                (reply,) = self._client.commands([["HKEYS", keys.kept(shard, name)]])
-                oldest = sorted(cast("list[bytes]", reply))[: length - self._limits.kept]
-                for start in range(0, len(oldest), _AT_ONCE):
-                    page = oldest[start : start + _AT_ONCE]
-                    records = {place: record for (_, place), record in self.kept(name, {shard: page}).items()}
-                    buried += self.bury(name, shard, records, _OVER_KEPT)
-        return buried
-
     def take_out(self, subscription: str, shard: int, records: Mapping[bytes, bytes], *, dry: bool) -> int:
         """Take events (position: record) out of a queue without a trace. Returns how many were there; ``dry``, are."""
         return self.bury(subscription, shard, records, "?" if dry else "")
@@ -299,7 +272,7 @@ class QueueStore:
     def bury(self, subscription: str, shard: int, records: Mapping[bytes, bytes], error: str) -> int:
         """Take events (position: record) out of a queue, and make dead letters of them. Returns how many were there."""
         names = [keys.index(shard)]
-        names += [make(shard, subscription) for make in (keys.queue, keys.dead, keys.kept, keys.counts)]
+        names += [make(shard, subscription) for make in (keys.queue, keys.dead, keys.kept, keys.counts, keys.state)]
         args: list[Argument] = [keys.queue_member(subscription), error, self._limits.dead]
         for position, record in records.items():
             event = events.unpack(record)

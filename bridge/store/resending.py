@@ -48,7 +48,7 @@ class ResendStore:
 
     def _call(self, subscription: str, shard: int, group: Sequence[Again]) -> Call:
         names = [keys.index(shard)]
-        names += [make(shard, subscription) for make in (keys.queue, keys.dead, keys.kept, keys.counts)]
+        names += [make(shard, subscription) for make in (keys.queue, keys.dead, keys.kept, keys.counts, keys.state)]
         args: list[Argument] = [keys.queue_member(subscription), self._most]
         for one in group:
             event = events.unpack(one.record)

@@ -58,11 +58,11 @@ def test_a_healthy_bridge_has_nothing_to_fail(
     assert warned == {"persistence"}  # the tests' server writes nothing to disk
     assert set(found) == {
         *("settings", "store", "eviction", "persistence", "memory", "packing", "clocks", "broker", "schema"),
-        *("provider", "secret keys", "workers", "accounts", "rejected", "subscriptions"),
+        *("provider", "secret keys", "workers", "accounts", "rejected", "subscriptions", "log"),
     }
     assert people.code == 0
     assert people.out.splitlines()[0].split() == ["ok", "settings", "all", "are", "understood"]
-    assert people.out.splitlines()[-1] == "14 ok, 1 to look at, 0 failed"
+    assert people.out.splitlines()[-1] == "15 ok, 1 to look at, 0 failed"
     assert "→ set appendonly yes" in people.out
 
 

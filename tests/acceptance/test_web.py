@@ -44,6 +44,15 @@ def test_both_are_200_while_all_is_reachable() -> None:
             assert (answer.status_code, answer.json()) == (200, {"status": "ok"})
 
 
+@pytest.mark.parametrize("path", ["/", "/healthz", "/readyz", "/v1/sessions", "/v1/subscriptions", "/callbacks"])
+def test_a_callback_to_the_bridge_itself_is_not_accepted(path: str) -> None:
+    """A subscription that points at a bridge, its own or another's, fails and its breaker opens: nothing goes round."""
+    event = {"id": "evt_1", "type": "sms.status.changed", "timestamp": "2026-11-23T06:31:08.123Z", "data": {}}
+    headers = {"webhook-id": "evt_1", "webhook-timestamp": "1795423107", "webhook-signature": "v1,x"}
+    with serving({"store": lambda: None, "broker": lambda: None}) as url:
+        assert requests.post(url + path, json=event, headers=headers, timeout=10).status_code >= 400
+
+
 def test_what_is_not_reachable_is_named_with_what_to_do() -> None:
     def broker() -> None:
         raise BrokerUnreachable("it does not answer: check BRIDGE_BROKER_URL")

@@ -1,4 +1,4 @@
-"""``python -m tests.bench [delivery] [tracking] [memory] [neighbours]``: measure, and print targets beside figures."""
+"""``python -m tests.bench [delivery] [tracking] [memory] [neighbours] [drill]``: measure; print targets and figures."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ from collections.abc import Sequence
 
 import msgspec
 
-from tests.bench import delivery, memory, neighbours, tracking
+from tests.bench import delivery, drill, memory, neighbours, tracking
 
 Row = tuple[str, ...]
 
 
 def main(argv: Sequence[str]) -> int:
-    """Run what was asked for; all but neighbours without a name."""
+    """Run what was asked for; delivery, tracking and memory without a name."""
     options = _parser().parse_args(argv)
     rows = options.rows or ["delivery", "tracking", "memory"]
     found: dict[str, object] = {}
     for row in rows:
         if row == "delivery":
             sizes = delivery.Sizes(
-                events=options.events,
+                events=options.events or 20_000,
                 celery_events=options.celery_events,
                 celery_pool=options.celery_pool,
                 rounds=options.rounds,
@@ -37,6 +37,14 @@ def main(argv: Sequence[str]) -> int:
             beside = neighbours.measure(neighbours.Sizes(seconds=options.seconds, rounds=options.rounds))
             found[row] = beside
             text = neighbours_text(beside)
+        elif row == "drill":
+            drilled = drill.measure(
+                drill.Sizes(
+                    events=options.events or 100_000, hours=options.hours, compress=options.compress, rate=options.rate
+                )
+            )
+            found[row] = drilled
+            text = drill_text(drilled)
         else:
             track = tracking.measure(
                 tracking.Sizes(
@@ -56,16 +64,19 @@ def main(argv: Sequence[str]) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__)
     parser.add_argument(
-        "rows", nargs="*", choices=["delivery", "tracking", "memory", "neighbours", []], help="what to measure"
+        "rows", nargs="*", choices=["delivery", "tracking", "memory", "neighbours", "drill", []], help="what to measure"
     )
     parser.add_argument("--rounds", type=int, default=3, help="rounds, of which the median counts (3)")
-    parser.add_argument("--events", type=int, default=20_000, help="delivery: events a round (20,000)")
+    parser.add_argument("--events", type=int, help="delivery: events a round (20,000); drill: that wait (100,000)")
     parser.add_argument("--celery-events", type=int, default=1_000, help="delivery: of them by Celery tasks (1,000)")
     parser.add_argument("--celery-pool", choices=["prefork", "threads"], default="prefork", help="(prefork)")
     parser.add_argument("--messages", type=int, default=500, help="tracking: messages of 100 sessions a round (500)")
     parser.add_argument("--celery-sessions", type=int, default=1_000, help="tracking: sessions by plain tasks (1,000)")
     parser.add_argument("--waiting", type=int, default=200_000, help="memory: deliveries that wait (200,000)")
     parser.add_argument("--seconds", type=int, default=20, help="neighbours: how long each is measured (20)")
+    parser.add_argument("--hours", type=float, default=6, help="drill: how long the receiver is down (6)")
+    parser.add_argument("--compress", type=float, default=360, help="drill: what all its waits are divided by (360)")
+    parser.add_argument("--rate", type=float, help="drill: its subscription's --rate (no limit)")
     parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
     return parser
 
@@ -125,6 +136,36 @@ def neighbours_text(result: neighbours.Neighbours) -> str:
         _goal("p99, of alone", "≤ 2 ×", result.beside["p99"] / result.alone["p99"], "×", high=2),
     ]
     return _text("neighbours", result.about, table, goals)
+
+
+def drill_text(result: drill.Drill) -> str:
+    seen, first = result.drained, result.first_after_s / result.within_probe_s
+    table: list[Row] = [("the receiver that came back", "")]
+    table += [
+        ("probes while it was down, in vain", f"{result.probes:,}"),
+        ("first event after it was back", f"{result.first_after_s:.2f} s"),
+        ("drained in", f"{result.took_s:.1f} s"),
+        ("events/s", f"{result.rate:,.0f}"),
+        ("worker's CPU µs/event", f"{result.cpu:,.1f}"),
+        ("worker's memory, idle and at most", f"{_mega(result.idle_rss)} and {_mega(result.rss)}"),
+        ("events that came again", f"{seen.repeated:,}"),
+    ]
+    beside: list[Row] = [("the healthy one meanwhile", "events", "p50 ms", "p99 ms", "worst ms")]
+    for phase, one in result.beside.items():
+        beside.append((phase, f"{one['events']:,}", f"{one['p50']:,.1f}", f"{one['p99']:,.1f}", f"{one['worst']:,.1f}"))
+    goals = [
+        ("target", "wanted", "measured", ""),
+        _goal("events out of their phone's order", "0", seen.out_of_order, "", high=0),
+        _goal("left waiting, or dead", "0", result.waiting + result.dead, "", high=0),
+        _goal("first event, of a probe's wait and a tick", "≤ 1 ×", first, "×", high=1),
+        _goal("1,000 events a second of a core", "≥ 5", 1000 / result.cpu, "", low=5),
+        _goal("worker's memory", "≤ 200 MB", result.rss / 1e6, "MB", high=200),
+    ]
+    return _text("drill", result.about, table, beside, goals)
+
+
+def _mega(size: int) -> str:
+    return f"{size / 1e6:.0f} MB"
 
 
 def _goal(what: str, wanted: str, measured: float, unit: str, *, low: float = 0.0, high: float = float("inf")) -> Row:

@@ -44,7 +44,7 @@ class Receiver:
     """A running receiver. ``kind`` says which."""
 
     def __init__(self, family: Family, directory: Path) -> None:
-        self.port = _free_port()
+        self.port = free_port()
         nginx = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin")
         self.kind = "nginx" if nginx else "Python"
         if nginx:
@@ -136,7 +136,8 @@ async def _serve(port: int) -> None:
     await server.serve_forever()
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A port of the loopback that nobody has."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]

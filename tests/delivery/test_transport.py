@@ -29,6 +29,7 @@ from tests.hostile import (
     silent,
     unused_port,
 )
+from tests.unit.test_guard import ALL_REFUSED
 
 
 @pytest.fixture
@@ -86,6 +87,27 @@ def test_no_redirect_is_followed(transport: Transport, status: int) -> None:
             with serving(once(head.encode())) as server:
                 assert post(transport, server.url).status == status
     assert target.connections == 0
+
+
+LOCATIONS = [
+    location
+    for location in ("", "/hook", "http://127.0.0.1:1/", "HTTP:127.0.0.1", "?a", *ALL_REFUSED)
+    if location.isprintable() and len(location) < 10_000  # others are no header line
+]
+
+
+@pytest.mark.parametrize("status", [300, 301, 302, 303, 304, 305, 306, 307, 308])
+def test_no_redirect_of_any_code_to_any_abuse_is_followed(
+    transport: Transport, status: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+    monkeypatch.setattr(transfer, "address_refusal", lambda address, _policy: asked.append(address))
+    heads = [f"HTTP/1.1 {status} x\r\nLocation: {location}\r\nContent-Length: 0\r\n\r\n" for location in LOCATIONS]
+    with serving(answering(*(head.encode() for head in heads))) as server:
+        answers = [post(transport, server.url) for _ in LOCATIONS]
+    assert {(one.status, one.failure) for one in answers} == {(status, None)}
+    assert len(server.requests) == len(LOCATIONS)
+    assert set(asked) == {"127.0.0.1"}
 
 
 ASKING: dict[str, tuple[bytes, Wish, str]] = {
@@ -148,6 +170,16 @@ FAILURES: dict[str, tuple[Behaviour, Failure, int]] = {
     "an upgrade nobody asked for": (
         once(b"HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n"),
         Failure.RESET,
+        101,
+    ),
+    "HTTP/2 without being asked": (
+        once(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\0\0\0\x04\0\0\0\0\0"),
+        Failure.PROTOCOL,
+        0,
+    ),
+    "an upgrade to HTTP/2 nobody asked for": (
+        once(b"HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: h2c\r\n\r\n\0\0\0\x04\0\0\0\0\0"),
+        Failure.PROTOCOL,
         101,
     ),
     "a status of no meaning": (once(b"HTTP/1.1 abc OK\r\n\r\n"), Failure.PROTOCOL, 0),

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from bridge.domain.events import lane_id
+from bridge.domain.subscriptions import Deliver
 from bridge.store import keys
+from bridge.store.resending import Again
 from tests.parts import SUB, Parts, entry, record
 
 MINE = b"m" * 16
@@ -48,3 +50,34 @@ def test_an_empty_queue_that_is_gated_stays_out_of_the_index(parts: Parts) -> No
     parts.redis.hset(keys.state(shard, SUB), "gate", parts.now_ms() + LATER_MS)
     assert parts.claim(MINE, "s1") == []
     assert index_score(parts, shard) is None
+
+
+def test_nobody_looks_for_what_was_sent_again_while_it_was_parked_and_then_dropped(parts: Parts) -> None:
+    """Fault: sending again put a parked queue into the index, and an empty one stayed there when it was resumed.
+
+    From then on slice after slice was woken for it, all in vain, until its next event.
+    """
+    parts.write("s1", entry("s1", to=["sub_b"]))
+    shard = parts.shard("s1")
+    parts.queues.park(SUB, {shard: b"0"})
+    (one,) = parts.log.read("default")
+    parts.resending.put(SUB, [Again(shard, one.position, one.record)])
+    assert index_score(parts, shard) is None
+    assert parts.queues.start_anew(SUB, Deliver.NONE) == 1
+    parts.redis.zadd(keys.index(shard), {keys.queue_member(SUB): 1})
+    parts.queues.unpark(SUB)
+    assert index_score(parts, shard) is None
+
+
+def test_a_queue_that_was_looked_for_in_vain_is_not_looked_for_again(parts: Parts) -> None:
+    """Whatever put it there: with nothing in it, or nothing that is due."""
+    parts.write("s1", entry("s1"))
+    shard = parts.shard("s1")
+    parts.claim(MINE, "s1")
+    for first in parts.queues.waiting(SUB, 1)[0].due_ms, None:
+        parts.redis.zadd(keys.index(shard), {keys.queue_member(SUB): 1})
+        assert parts.claim(MINE, "s1", most=0) == []
+        assert index_score(parts, shard) == 1, "who only holds it may have another reason to look"
+        assert parts.claim(MINE, "s1") == []
+        assert index_score(parts, shard) == first
+        parts.redis.delete(keys.queue(shard, SUB), *parts.redis.keys(f"u{{{shard}}}:l:*"), keys.counts(shard, SUB))

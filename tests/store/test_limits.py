@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from hypothesis import given
+from hypothesis import strategies as st
+
 from bridge.domain import events
 from bridge.domain.deliveries import Settlement, Tally
 from bridge.domain.outcome import Verdict
-from bridge.domain.policy import Limits
+from bridge.domain.policy import Limits, allowances
 from bridge.store import keys
-from tests.parts import SHARDS, SUB, Parts, entry, record
+from tests.parts import SHARDS, SUB, Parts, entry, record, until
 
 MINE = b"m" * 16
 HOUR_MS = 3_600_000
@@ -18,8 +21,10 @@ HOUR_MS = 3_600_000
 
 @contextmanager
 def limited(parts: Parts, **limits: int) -> Iterator[Parts]:
-    """The same store under other limits, given for one shard."""
-    made = Parts.sharing(parts, Limits(**{name: most * SHARDS for name, most in limits.items()}))
+    """The same store under other limits, the backlog's given for one shard."""
+    if "backlog" in limits:
+        limits["backlog"] *= SHARDS
+    made = Parts.sharing(parts, Limits(**limits))
     yield made
     made.close()
 
@@ -89,12 +94,12 @@ def test_of_too_many_kept_records_the_oldest_become_dead_letters(parts: Parts) -
         for number, phone in enumerate(phones, start=1):
             small.write("s1", entry("s1", phone, sequence=number))
         small.log.trim("default", [SUB], small.now_ms() + HOUR_MS)
-        assert small.queues.limit_kept([SUB, "sub_b"]) == 2
+        assert small.limits.limit_kept([SUB, "sub_b"]) == 2
         assert sorted(waiting(small)) == [3, 4]
         assert [sequence for sequence, _ in dead(small)] == [1, 2]
         assert small.queues.tallies([SUB])[SUB] == Tally(2, 2, 0, 2, 0)
-        assert small.queues.limit_kept([SUB]) == 0
-        small.assert_index_is_right()
+        assert small.limits.limit_kept([SUB]) == 0
+        small.assert_index_is_right(may_be_early=True)
 
 
 def test_what_is_under_way_when_it_is_given_up_keeps_the_next_waiting(parts: Parts) -> None:
@@ -104,7 +109,7 @@ def test_what_is_under_way_when_it_is_given_up_keeps_the_next_waiting(parts: Par
         small.write("s1", entry("s1", sequence=2))
         (lane,) = small.take(MINE, "s1")
         small.log.trim("default", [SUB], small.now_ms() + HOUR_MS)
-        assert small.queues.limit_kept([SUB]) == 1
+        assert small.limits.limit_kept([SUB]) == 1
         assert small.claim(MINE, "s1") == []
         applied = small.queues.settle(MINE, {(SUB, lane.shard): [Settlement(lane, Verdict.ACCEPTED)]})
         assert applied == {(SUB, lane.shard): 0}
@@ -122,7 +127,7 @@ def test_burying_waits_no_longer_than_a_lease_for_a_phone_that_was_being_retried
             MINE, {(SUB, lane.shard): [Settlement(lane, Verdict.RETRY, 5, small.now_ms() + 24 * HOUR_MS)]}
         )
         small.log.trim("default", [SUB], small.now_ms() + HOUR_MS)
-        small.queues.limit_kept([SUB])
+        small.limits.limit_kept([SUB])
         (one,) = small.queues.waiting(SUB, 1)
         assert one.attempts == 0
         assert one.due_ms <= small.now_ms() + 45_000
@@ -132,10 +137,10 @@ def test_burying_waits_no_longer_than_a_lease_for_a_phone_that_was_being_retried
 def test_what_limits_did_is_announced_once(parts: Parts) -> None:
     with limited(parts, backlog=1) as small:
         small.write("s1", entry("s1", sequence=1), entry("s1", sequence=2))
-        assert small.queues.newly_limited([SUB, "sub_b"]) == {SUB: Tally(1, 1, 1, 0, 0)}
-        assert small.queues.newly_limited([SUB, "sub_b"]) == {}
+        assert small.limits.newly_limited([SUB, "sub_b"]) == {SUB: Tally(1, 1, 1, 0, 0)}
+        assert small.limits.newly_limited([SUB, "sub_b"]) == {}
         small.write("s1", entry("s1", sequence=3))
-        assert list(small.queues.newly_limited([SUB])) == [SUB]
+        assert list(small.limits.newly_limited([SUB])) == [SUB]
 
 
 def test_logs_that_take_too_much_lose_their_oldest_events_whichever_log_they_are_in(parts: Parts) -> None:
@@ -168,3 +173,88 @@ def test_a_lane_whose_first_event_was_taken_out_is_another_delivery(parts: Parts
     assert parts.queues.bury(SUB, lane.shard, {middle: places[middle]}, "why") == 0
     (one,) = parts.queues.waiting(SUB, 1)
     assert (one.attempts, waiting(parts)) == (4, [1, 3])
+
+
+def spread(parts: Parts, sessions: int = 40) -> list[str]:
+    """Sessions of every shard, and as many again of the first one."""
+    names = [f"s{number}" for number in range(sessions)]
+    crowded = [name for name in (f"t{number}" for number in range(20 * sessions)) if parts.shard(name) == 0]
+    return names + crowded[:sessions]
+
+
+def test_a_subscription_whose_events_are_all_in_one_shard_has_its_whole_backlog(parts: Parts) -> None:
+    """Fault: a limit was a shard's part of it for good: with all events in one of eight it bit at an eighth."""
+    small = Parts.sharing(parts, Limits(backlog=40 * SHARDS))
+    left = 40 * SHARDS
+    while left:
+        more = max(1, left // SHARDS)  # as much as one shard may take of what is free, until that is shared out again
+        small.write("s1", *(entry("s1", sequence=number) for number in range(more)))
+        small.limits.share_backlog([SUB])
+        left -= more
+    assert small.queues.tallies([SUB])[SUB] == Tally(160)
+    small.write("s1", entry("s1", sequence=99))
+    assert small.queues.tallies([SUB])[SUB] == Tally(160, 1, 1, 0, 0), "and no more than that"
+    small.close()
+
+
+def test_what_is_free_is_shared_evenly_and_forgotten_when_the_backlog_is_gone(parts: Parts) -> None:
+    small = Parts.sharing(parts, Limits(backlog=10 * SHARDS))
+    small.write("s1", *(entry("s1", f"1850000000{number}", sequence=number) for number in range(9)))
+    small.limits.share_backlog([SUB, "sub_b"])
+    most = [small.redis.hget(keys.counts(shard, SUB), "m") for shard in range(SHARDS)]
+    assert sorted(int(one or 0) for one in most) == [7, 8, 8, 17]
+    assert not small.redis.exists(keys.counts(0, "sub_b"))
+    lanes = small.take(MINE, "s1")
+    small.queues.settle(MINE, {(SUB, lanes[0].shard): [Settlement(one, Verdict.ACCEPTED) for one in lanes]})
+    small.limits.share_backlog([SUB])
+    assert [small.redis.hget(keys.counts(shard, SUB), "m") for shard in range(SHARDS)] == [None] * SHARDS
+    small.close()
+
+
+def test_a_limit_that_was_lowered_holds_from_the_next_minute_on(parts: Parts) -> None:
+    parts.write("s1", *(entry("s1", sequence=number) for number in range(30)))
+    small = Parts.sharing(parts, Limits(backlog=5 * SHARDS))
+    small.limits.share_backlog([SUB])
+    small.write("s1", entry("s1", sequence=31))
+    assert small.queues.tallies([SUB])[SUB] == Tally(30, 1, 1, 0, 0), "what waits is not touched"
+    small.close()
+
+
+def test_the_oldest_dead_letters_go_whichever_shard_they_are_in(parts: Parts) -> None:
+    small = Parts.sharing(parts, Limits(dead=25))
+    died = []
+    for number, session_no in enumerate(spread(small)):
+        small.write(session_no, entry(session_no, sequence=number + 1))
+        (lane,) = small.take(MINE, session_no)
+        letter = Settlement(lane, Verdict.DEAD, 1, 0, record(session_no), "HTTP 500")
+        before_ms = small.now_ms()
+        until(lambda before_ms=before_ms: small.now_ms() > before_ms)  # type: ignore[misc]  # a letter a millisecond
+        small.queues.settle(MINE, {(SUB, lane.shard): [letter]})
+        died.append((lane.shard, lane.position))
+    assert small.limits.limit_dead([SUB, "sub_b"]) > 0
+    assert small.limits.limit_dead([SUB]) == 0
+    left = {(one.shard, one.position) for one in small.queues.dead_letters(SUB)}
+    assert left == set(died[-25:])
+    assert small.queues.tallies([SUB])[SUB] == Tally(0, 25, 0, 0, len(died) - 25)
+    assert small.limits.newly_limited([SUB])[SUB].dead_dropped == len(died) - 25
+    small.close()
+
+
+def test_the_oldest_kept_records_go_whichever_shard_they_are_in(parts: Parts) -> None:
+    small = Parts.sharing(parts, Limits(kept=10))
+    names = spread(small, 20)
+    for number, session_no in enumerate(names):
+        small.write(session_no, entry(session_no, sequence=number + 1))
+    small.log.trim("default", [SUB], small.now_ms() + HOUR_MS)
+    assert small.limits.limit_kept([SUB]) == len(names) - 10
+    assert sorted(waiting(small)) == list(range(len(names) - 9, len(names) + 1))
+    small.assert_index_is_right(may_be_early=True)
+    small.close()
+
+
+@given(st.integers(0, 10**6), st.lists(st.integers(0, 10**6), min_size=1, max_size=256))
+def test_shares_are_what_waits_and_an_even_part_of_what_is_free(most: int, waiting: list[int]) -> None:
+    found = allowances(most, waiting)
+    assert sum(found) == max(most, sum(waiting)), "all of it, and no more"
+    free = [one - count for one, count in zip(found, waiting, strict=True)]
+    assert max(free) - min(free) <= 1

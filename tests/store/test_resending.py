@@ -76,11 +76,11 @@ def test_beyond_the_backlog_nothing_is_put_and_its_letter_stays(parts: Parts) ->
 
 
 def test_a_kept_record_that_is_over_the_limit_is_found_in_its_own_lane(parts: Parts) -> None:
-    small = Parts.sharing(parts, Limits(kept=SHARDS))
+    small = Parts.sharing(parts, Limits(kept=1))
     small.write("s1", entry("s1", sequence=1), entry("s1", "18500000002", sequence=2))
     die(small)
     small.resending.put(SUB, letters(small))
-    assert small.queues.limit_kept([SUB]) == 1
+    assert small.limits.limit_kept([SUB]) == 1
     assert [one.error[:15] for one in small.queues.dead_letters(SUB)] == ["too many events"]
     small.assert_index_is_right()
     small.close()

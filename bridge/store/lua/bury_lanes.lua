@@ -1,7 +1,8 @@
 #!lua flags=allow-oom
 -- Take events out of a queue wherever they stand in their lanes, and make dead letters of them.
 --
--- KEYS  1 index  2 queue  3 dead letters  4 kept records  5 counts  6… the bucket of each event's lane, in order
+-- KEYS  1 index  2 queue  3 dead letters  4 kept records  5 counts  6 state
+--       7… the bucket of each event's lane, in order
 -- ARGV  1 queue's index member  2 the dead letters' error; "" to leave none, where events are erased; "?" only to count
 --       3 most dead letters, then of each event
 --           lane, position (12 bytes), record
@@ -19,8 +20,8 @@ local now = tonumber(t[1]) * 1000 + math.floor(tonumber(t[2]) / 1000)
 local call, sub = redis.call, string.sub
 
 local lanes, order, found = {}, {}, {}
-for i = 6, #KEYS do
-  local at = 4 + 3 * (i - 6)
+for i = 7, #KEYS do
+  local at = 4 + 3 * (i - 7)
   local lane, position = ARGV[at], ARGV[at + 1]
   local one = lanes[lane]
   if one == nil then
@@ -42,8 +43,9 @@ end
 if ARGV[2] == '?' then
   return #found
 end
-for i = 6, #KEYS do
-  call('HDEL', KEYS[4], ARGV[5 + 3 * (i - 6)])
+local state = call('HMGET', KEYS[6], 'parked', 'gate')
+for i = 7, #KEYS do
+  call('HDEL', KEYS[4], ARGV[5 + 3 * (i - 7)])
 end
 for _, one in ipairs(order) do
   if one.changed then
@@ -71,8 +73,9 @@ if #found > 0 then
     end
   end
   local first = call('ZRANGE', KEYS[2], 0, 0, 'WITHSCORES')
-  if first[2] then
-    call('ZADD', KEYS[1], first[2], ARGV[1])
+  if first[2] and not state[1] then
+    -- Earlier alone: one that is to be looked at now may have another reason for that.
+    call('ZADD', KEYS[1], 'LT', math.max(tonumber(first[2]), tonumber(state[2] or 0)), ARGV[1])
   else
     call('ZREM', KEYS[1], ARGV[1])
   end

@@ -39,6 +39,14 @@ if #result > 0 then
   end
   first = redis.call('ZRANGE', KEYS[3], 0, 0, 'WITHSCORES')
   redis.call('ZADD', KEYS[1], first[2], ARGV[1])
+elseif tonumber(ARGV[5]) > 0 and not state[1] and tonumber(state[2] or 0) <= now then
+  -- Looked for in vain: without this, slice after slice would.
+  first = redis.call('ZRANGE', KEYS[3], 0, 0, 'WITHSCORES')
+  if first[2] then
+    redis.call('ZADD', KEYS[1], first[2], ARGV[1])
+  else
+    redis.call('ZREM', KEYS[1], ARGV[1])
+  end
 end
 table.insert(result, 1, 1)
 table.insert(result, 1, now)

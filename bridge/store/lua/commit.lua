@@ -6,7 +6,7 @@
 --         place here
 -- ARGV  1 account's index member
 --       2 expected registry version, "" to write whatever it is
---       3 most events that may wait of a subscription  4 most dead letters of one
+--       3 most events that may wait of a subscription, where its counts name no other number (m)  4 most dead letters of one
 --       5 number of subscriptions, then for each:
 --           places of the keys of queue, counts, dead letters and state; queue's index member
 --       number of sessions, then for each:
@@ -48,7 +48,8 @@ local most, most_dead = tonumber(ARGV[3]), tonumber(ARGV[4])
 for i = 1, tonumber(take()) do
   local one = {queue = KEYS[tonumber(take())], counts = KEYS[tonumber(take())], dead = KEYS[tonumber(take())],
                state = KEYS[tonumber(take())], member = take(), added = 0, over = 0}
-  one.waiting = tonumber(redis.call('HGET', one.counts, 'w') or 0)
+  local counted = redis.call('HMGET', one.counts, 'w', 'm')
+  one.waiting, one.most = tonumber(counted[1] or 0), tonumber(counted[2] or most)
   -- What is parked is in no index, and what is gated not before its time: nobody need look for it.
   local state = redis.call('HMGET', one.state, 'parked', 'gate')
   one.gate = not state[1] and math.max(now, tonumber(state[2] or 0))
@@ -96,7 +97,7 @@ for _, s in ipairs(plan) do
       for _, route in ipairs(event.routes) do
         local id, to = route.bucket .. route.lane, route.to
         local waiting = lanes[id]
-        if to.waiting + to.added >= most then
+        if to.waiting + to.added >= to.most then
           redis.call('XADD', to.dead, '*', 'r', event.record, 'e', 'too many events were waiting', 'a', 0, 'p', position)
           to.over = to.over + 1
         else

@@ -1,9 +1,9 @@
 #!lua flags=allow-oom
 -- Put events into a queue again, each in a lane of its own, with their records beside the queue.
 --
--- KEYS  1 index  2 queue  3 dead letters  4 kept records  5 counts
---       6… of each event: the bucket of its phone's lane, the bucket of its own lane
--- ARGV  1 queue's index member  2 most events that may wait, then of each event
+-- KEYS  1 index  2 queue  3 dead letters  4 kept records  5 counts  6 state
+--       7… of each event: the bucket of its phone's lane, the bucket of its own lane
+-- ARGV  1 queue's index member  2 most events that may wait, where the counts name no other number (m), then of each event
 --           its phone's lane, its own lane, position (12 bytes), record,
 --           ids of the dead letters that it replaces, with spaces between
 --
@@ -27,10 +27,12 @@ local function waits(bucket, lane, position)
   return false
 end
 
+local state = call('HMGET', KEYS[6], 'parked', 'gate')
 local result, put, seen = {}, {}, {}
-local room = tonumber(ARGV[2]) - tonumber(call('HGET', KEYS[5], 'w') or 0)
-for i = 1, (#KEYS - 5) / 2 do
-  local at, bucket, own = 5 * i - 2, KEYS[2 * i + 4], KEYS[2 * i + 5]
+local counted = call('HMGET', KEYS[5], 'w', 'm')
+local room = tonumber(counted[2] or ARGV[2]) - tonumber(counted[1] or 0)
+for i = 1, (#KEYS - 6) / 2 do
+  local at, bucket, own = 5 * i - 2, KEYS[2 * i + 5], KEYS[2 * i + 6]
   if seen[ARGV[at + 2]] or waits(bucket, ARGV[at], ARGV[at + 2]) or waits(own, ARGV[at + 1], ARGV[at + 2]) then
     result[i] = 0
   elseif #put >= room then
@@ -52,7 +54,9 @@ for _, one in ipairs(put) do
 end
 if #put > 0 then
   call('HINCRBY', KEYS[5], 'w', #put)
-  local first = call('ZRANGE', KEYS[2], 0, 0, 'WITHSCORES')
-  call('ZADD', KEYS[1], first[2], ARGV[1])
+  if not state[1] then
+    local first = call('ZRANGE', KEYS[2], 0, 0, 'WITHSCORES')
+    call('ZADD', KEYS[1], 'LT', math.max(tonumber(first[2]), tonumber(state[2] or 0)), ARGV[1])
+  end
 end
 return result

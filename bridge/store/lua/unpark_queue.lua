@@ -9,5 +9,7 @@ redis.call('HDEL', KEYS[2], 'parked', 'gate', 'health')
 local first = redis.call('ZRANGE', KEYS[3], 0, 0, 'WITHSCORES')
 if first[2] then
   redis.call('ZADD', KEYS[1], first[2], ARGV[1])
+else
+  redis.call('ZREM', KEYS[1], ARGV[1])
 end
 return 1
