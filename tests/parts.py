@@ -22,6 +22,7 @@ from bridge.store.client import Client
 from bridge.store.index import Clock, Index, RateStore, Wakes
 from bridge.store.limits import LimitStore
 from bridge.store.log import EventLog
+from bridge.store.notices import NoticeStore
 from bridge.store.outcomes import OutcomeStore
 from bridge.store.queues import QueueStore
 from bridge.store.resending import ResendStore
@@ -76,6 +77,7 @@ class Parts:
         self.redis: redis.Redis = self.client.redis
         self.sessions = SessionStore(self.client, shards, limits)
         self.queues = QueueStore(self.client, shards, limits)
+        self.notices = NoticeStore(self.client, shards, limits)
         self.limits = LimitStore(self.client, shards, self.queues, limits)
         self.outcomes = OutcomeStore(self.client, self.queues)
         self.resending = ResendStore(self.client, shards, limits)

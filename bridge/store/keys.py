@@ -25,16 +25,16 @@ u{i}:index               zset   every script that moves a due time      one memb
 u{i}:s:<a>:<no>          string bridge.track, bridge.poll               removed BRIDGE_KEEP_SETTLED after it settled
 u{i}:due:<a>             zset   bridge.track, bridge.poll               one member a session that is not settled
 u{i}:expiry              zset   bridge.poll, bridge.trim                one member a settled session
-u{i}:log:<a>             stream bridge.poll, trim; subscriptions test   BRIDGE_KEEP_EVENTS
+u{i}:log:<a>             stream every script that records events        BRIDGE_KEEP_EVENTS
 u{i}:hold:<sub>          string bridge.deliver                          a TTL of at most 45 s
-u{i}:q:<sub>             zset   poll, deliver; subscriptions test       one member a waiting lane
-u{i}:l:<sub>:<bucket>    hash   poll, deliver; subscriptions test       one field a waiting lane
+u{i}:q:<sub>             zset   every script that records events        one member a waiting lane
+u{i}:l:<sub>:<bucket>    hash   every script that records events        one field a waiting lane
 u{i}:state:<sub>         hash   bridge.deliver, subscriptions pause     four fields
 u{i}:kept:<sub>          hash   bridge.trim, bridge.deliver             100,000 of what waits for longer than the log
 u{i}:dead:<sub>          stream bridge.deliver, poll, trim              BRIDGE_KEEP_DEAD and 100,000 of a subscription
 u{i}:erased:<a>          zset   bridge erase, bridge.trim               BRIDGE_KEEP_DEAD
 u{i}:told:<sub>:<hour>   string bridge.deliver                          a TTL of BRIDGE_KEEP_EVENTS and two hours
-u{i}:count:<sub>         hash   every script that moves deliveries      seven fields
+u{i}:count:<sub>         hash   every script that moves deliveries      twelve fields
 ======================== ====== ======================================= ================================================
 """
 

@@ -47,6 +47,8 @@ def test_the_phone_key_is_shown_once(bridge: Bridge, terminal: Terminal) -> None
     [
         (["--statuses", "deliverd"], "did you mean delivered?"),
         (["--types", "sms.status"], "did you mean sms.status.changed?"),
+        (["--types", "*"], "give some of sms.status.changed, "),
+        (["--types", "sms.*,bridge.*", "--format", "usms"], "no words for operators' events"),
         (["--phone-format", "hidden"], "hidden"),
         (["--format", "xml"], "xml"),
     ],
