@@ -32,6 +32,7 @@ from bridge.provider.client import UsmsClient
 from bridge.settings import Settings, read_environ, unknown_settings
 from bridge.store.accounts import CallbackUrls
 from bridge.store.attempts import AttemptLog
+from bridge.store.audit import AuditTrail
 from bridge.store.client import Client, open_store
 from bridge.store.credentials import Rewrapping, SigningKeys, rotated, sealed
 from bridge.store.erasure import Erased, ErasedPlaces, Eraser, Tombstones
@@ -126,6 +127,7 @@ class Bridge:
         self.outcomes = OutcomeStore(self.client, self.queues)
         self.resending = ResendStore(self.client, shards, limits)
         self.attempts = AttemptLog(self.client)
+        self.audit = AuditTrail(self.client)
         self.subscriptions = SubscriptionStore(self.client, shards)
         self.callback_urls = CallbackUrls(self.client, self.subscriptions)
         self.tracking = TrackingStore(self.client)

@@ -18,6 +18,7 @@ from bridge.domain.status import SessionState
 from bridge.domain.subscriptions import Subscription
 from bridge.store import keys, positions
 from bridge.store.attempts import AttemptLog
+from bridge.store.audit import AuditTrail
 from bridge.store.client import Client
 from bridge.store.index import Clock, Index, RateStore, Wakes
 from bridge.store.limits import LimitStore
@@ -81,6 +82,7 @@ class Parts:
         self.limits = LimitStore(self.client, shards, self.queues, limits)
         self.outcomes = OutcomeStore(self.client, self.queues)
         self.resending = ResendStore(self.client, shards, limits)
+        self.audit = AuditTrail(self.client)
         self.attempts = AttemptLog(self.client)
         self.log = EventLog(self.client, shards)
         self.subscriptions = SubscriptionStore(self.client, shards)

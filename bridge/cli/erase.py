@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import msgspec
 import typer
 
-from bridge.cli.common import accounts_of, opened
+from bridge.cli.common import accounts_of, audited, opened
 from bridge.cli.output import progress, show
 from bridge.errors import UsageError
 
@@ -34,14 +34,19 @@ def erase(
     if not any(char.isdigit() for char in phone):
         raise UsageError("--phone: give the phone with its digits")
     with opened() as bridge, progress("erasing") as advance:
-        done = bridge.erase(phone, accounts_of(bridge, None), advance, dry=dry_run)
-        if not dry_run:
-            _audit(bridge.settings.log_format, bridge.tombstones.of(phone), done)
+        accounts = accounts_of(bridge, None)
+        if dry_run:
+            done = bridge.erase(phone, accounts, advance, dry=True)
+        else:
+            with audited(bridge, "erase") as noted:
+                done = bridge.erase(phone, accounts, advance, dry=False)
+                noted.details |= msgspec.structs.asdict(done)
+            _say(bridge.settings.log_format, bridge.tombstones.of(phone), done)
     show({**msgspec.structs.asdict(done), "dry_run": dry_run}, json=json)
 
 
-def _audit(log_format: str, tombstone: bytes, done: Erased) -> None:
-    """One line for the audit: which tombstone, never which phone."""
+def _say(log_format: str, tombstone: bytes, done: Erased) -> None:
+    """One line in the log: which tombstone, never which phone."""
     from bridge.observe.logs import get_logger, setup_logging
 
     setup_logging("json" if log_format == "json" else "console")

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from bridge.cli.common import Account, Json, checked_account, moment, opened
+from bridge.cli.common import Account, Json, audited, checked_account, known, moment, opened
 from bridge.cli.limits import Concurrency, MaxBatch, Partitions, Rate, Retry, limits
 from bridge.cli.output import At, show, table
 from bridge.cli.secret_files import SecretFile, parse_overlap_ms, read_identity, read_secret
-from bridge.domain.durations import format_durations_ms
+from bridge.domain.durations import format_duration_ms, format_durations_ms
 from bridge.domain.events import STATUS_CHANGED
 from bridge.domain.headers import parse_headers
 from bridge.domain.subscriptions import (
@@ -101,7 +101,9 @@ def add(
     )
     limited = limits(rate, concurrency, retry, max_batch, partitions)
     with opened() as bridge:
-        subscription, secret, note = bridge.subscribe(url, account, options, limited)
+        with audited(bridge, "subscriptions add", account=account) as noted:
+            subscription, secret, note = bridge.subscribe(url, account, options, limited)
+            noted.target = subscription.id
         phone_key = bridge.signing_keys.of(subscription).phone_key.hex()
     shown = {"id": subscription.id, "url": subscription.url, "secret": secret}
     show(shown | ({"phone_key": phone_key} if phone_key else {}), json=json)
@@ -182,7 +184,9 @@ def rotate(
     """
     overlap_ms = parse_overlap_ms(overlap)
     with opened() as bridge:
-        rotated, secret = bridge.rotate(subscription, overlap_ms, read_secret(secret_file))
+        key, old_signs = read_secret(secret_file), format_duration_ms(overlap_ms)
+        with audited(bridge, "subscriptions rotate", known(bridge, subscription), overlap=old_signs):
+            rotated, secret = bridge.rotate(subscription, overlap_ms, key)
     until = [At(ms=one.until_ms) for one in rotated.retired]
     show({"id": rotated.id, "secret": secret, "old_secrets_sign_until": until}, json=json)
 
@@ -195,8 +199,9 @@ def send_test(subscription: _Id, json: Json = False) -> None:
     bridge subscriptions test sub_abcdefghijklmnop
     bridge deliveries list --subscription sub_abcdefghijklmnop      empty once it was accepted
     """
-    with opened() as bridge:
+    with opened() as bridge, audited(bridge, "subscriptions test", known(bridge, subscription)) as noted:
         event = bridge.test(subscription)
+        noted.details["event"] = event
     if json:
         show({"event": event}, json=True)
     else:
@@ -222,7 +227,10 @@ def remove(
         waiting, dead = _counts(bridge, found.id)
         if (waiting or dead) and not yes:
             _confirm(found, waiting, dead)
-        bridge.unsubscribe(found.id)
+        tally = bridge.queues.tallies([found.id])[found.id]
+        lost = {"dropped": tally.waiting, "dead_letters_dropped": tally.dead}
+        with audited(bridge, "subscriptions remove", found.id, **lost):
+            bridge.unsubscribe(found.id)
     if json:
         show({"removed": found.id, "waiting": waiting, "dead": dead}, json=True)
     else:
@@ -238,7 +246,7 @@ def pause(subscription: _Id, json: Json = False) -> None:
     """
     from bridge.lifecycle import pause as pause_it
 
-    with opened() as bridge:
+    with opened() as bridge, audited(bridge, "subscriptions pause", known(bridge, subscription)):
         paused = pause_it(bridge, subscription)
     show(_about(paused), json=True) if json else print(f"paused {paused.id}")
 
@@ -261,7 +269,10 @@ def resume(
     from bridge.lifecycle import resume as resume_it
 
     with opened() as bridge:
-        resumed, dropped = resume_it(bridge, subscription, deliver)
+        name = known(bridge, subscription)
+        with audited(bridge, "subscriptions resume", name, deliver=deliver.value) as noted:
+            resumed, dropped = resume_it(bridge, name, deliver)
+            noted.details["dropped"] = dropped
     if json:
         show(_about(resumed) | {"dropped": dropped}, json=True)
     else:
@@ -291,7 +302,17 @@ def edit(  # noqa: PLR0917 - a command's options; Typer calls by name
     from bridge.lifecycle import edit as edit_it
 
     limited = limits(rate, concurrency, retry, max_batch, partitions)
-    with opened() as bridge:
+    given = {
+        "url": url,
+        "rate": rate,
+        "concurrency": concurrency,
+        "retry": retry,
+        "max_batch": max_batch,
+        "partitions": partitions,
+    }
+    # Not the values: a URL may hold a token.
+    changed = [name for name, value in given.items() if value is not None]
+    with opened() as bridge, audited(bridge, "subscriptions edit", known(bridge, subscription), changed=changed):
         edited, note = edit_it(bridge, subscription, lambda one: limited(one if url is None else replace(one, url=url)))
     show(_about(edited), json=True) if json else print(f"edited {edited.id}")
     if note is not None:

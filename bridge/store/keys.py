@@ -16,6 +16,7 @@ u:wake:<what>            string whoever wakes a task                    a TTL of
 u:beat                   string bridge.tick                             a TTL of 10 s
 u:erasure                hash   bridge erase                            one field
 u:erased                 hash   bridge erase, bridge.trim               one field an erased phone, for about 3 weeks
+u:audit                  stream operators' commands                     newest 10,000
 u:attempts:<sub>         stream bridge.deliver                          a TTL of 30 days; newest 10,000
 u:rate:<a>               hash   bridge.poll                             a TTL of a minute
 u:pause:<a>              hash   bridge.poll                             a TTL of an hour; why calls are paused
@@ -48,6 +49,7 @@ ACCOUNTS = "u:accounts"
 ERASURE = "u:erasure"
 TOMBSTONES = "u:erased"
 BEAT = "u:beat"
+AUDIT = "u:audit"
 
 NO_REGISTRY = b"0"
 """The version of a registry that nothing was ever written to."""

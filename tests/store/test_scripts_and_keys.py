@@ -63,6 +63,8 @@ def test_every_kind_of_key_is_in_the_catalogue(parts: Parts) -> None:
     open_store(parts.client, SHARDS)
     parts.subscriptions.put(subscription())
     parts.tracking.note_account("default")
+    with parts.audit.noted("ops@here", "rewrap"):
+        pass
     parts.tracking.reject("default", [("{}", "empty")])
     parts.wakes.take("poll:default", 2_000)
     parts.index.note_tick(1)
