@@ -50,9 +50,11 @@ def opened() -> Iterator[Bridge]:
 
 
 @contextmanager
-def audited(bridge: Bridge, action: str, target: str = "", **details: object) -> Iterator[Noted]:
+def audited(
+    bridge: Bridge, action: str, target: str = "", details: Mapping[str, object] | None = None
+) -> Iterator[Noted]:
     """Note in the audit trail what is done in the block, as this machine's user. See ``AuditTrail.noted``."""
-    with bridge.audit.noted(_user_and_host(), action, target, **details) as noted:
+    with bridge.audit.noted(_user_and_host(), action, target, details) as noted:
         yield noted
 
 

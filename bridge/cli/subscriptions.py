@@ -101,7 +101,7 @@ def add(
     )
     limited = limits(rate, concurrency, retry, max_batch, partitions)
     with opened() as bridge:
-        with audited(bridge, "subscriptions add", account=account) as noted:
+        with audited(bridge, "subscriptions add", details={"account": account}) as noted:
             subscription, secret, note = bridge.subscribe(url, account, options, limited)
             noted.target = subscription.id
         phone_key = bridge.signing_keys.of(subscription).phone_key.hex()
@@ -185,7 +185,7 @@ def rotate(
     overlap_ms = parse_overlap_ms(overlap)
     with opened() as bridge:
         key, old_signs = read_secret(secret_file), format_duration_ms(overlap_ms)
-        with audited(bridge, "subscriptions rotate", known(bridge, subscription), overlap=old_signs):
+        with audited(bridge, "subscriptions rotate", known(bridge, subscription), {"overlap": old_signs}):
             rotated, secret = bridge.rotate(subscription, overlap_ms, key)
     until = [At(ms=one.until_ms) for one in rotated.retired]
     show({"id": rotated.id, "secret": secret, "old_secrets_sign_until": until}, json=json)
@@ -229,7 +229,7 @@ def remove(
             _confirm(found, waiting, dead)
         tally = bridge.queues.tallies([found.id])[found.id]
         lost = {"dropped": tally.waiting, "dead_letters_dropped": tally.dead}
-        with audited(bridge, "subscriptions remove", found.id, **lost):
+        with audited(bridge, "subscriptions remove", found.id, lost):
             bridge.unsubscribe(found.id)
     if json:
         show({"removed": found.id, "waiting": waiting, "dead": dead}, json=True)
@@ -270,7 +270,7 @@ def resume(
 
     with opened() as bridge:
         name = known(bridge, subscription)
-        with audited(bridge, "subscriptions resume", name, deliver=deliver.value) as noted:
+        with audited(bridge, "subscriptions resume", name, {"deliver": deliver.value}) as noted:
             resumed, dropped = resume_it(bridge, name, deliver)
             noted.details["dropped"] = dropped
     if json:
@@ -312,7 +312,7 @@ def edit(  # noqa: PLR0917 - a command's options; Typer calls by name
     }
     # Not the values: a URL may hold a token.
     changed = [name for name, value in given.items() if value is not None]
-    with opened() as bridge, audited(bridge, "subscriptions edit", known(bridge, subscription), changed=changed):
+    with opened() as bridge, audited(bridge, "subscriptions edit", known(bridge, subscription), {"changed": changed}):
         edited, note = edit_it(bridge, subscription, lambda one: limited(one if url is None else replace(one, url=url)))
     show(_about(edited), json=True) if json else print(f"edited {edited.id}")
     if note is not None:

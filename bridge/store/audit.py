@@ -71,7 +71,9 @@ class AuditTrail:
         self._client = client
 
     @contextmanager
-    def noted(self, who: str, action: str, target: str = "", **details: object) -> Iterator[Noted]:
+    def noted(
+        self, who: str, action: str, target: str = "", details: Mapping[str, object] | None = None
+    ) -> Iterator[Noted]:
         """Note what is done in the block: before it, and how it ended.
 
         ``action`` is a command's words, such as ``subscriptions pause``, ``details`` what is known of it beforehand.
@@ -80,8 +82,8 @@ class AuditTrail:
         Raises:
             StoreUnreachable: no answer. Before the block, nothing was done; after it, the first note stays.
         """
-        noted = Noted(target, details)
-        begun = self._write(_Entry(who, action, target, Outcome.UNFINISHED, details))
+        noted = Noted(target, dict(details or {}))
+        begun = self._write(_Entry(who, action, target, Outcome.UNFINISHED, details or {}))
         try:
             yield noted
         except BaseException as error:

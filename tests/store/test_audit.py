@@ -54,7 +54,7 @@ def test_an_action_that_was_killed_stays_as_unfinished(parts: Parts) -> None:
 import os
 from bridge.store.audit import AuditTrail
 from bridge.store.client import Client
-with AuditTrail(Client({parts.url!r})).noted("ops@here", "subscriptions remove", "sub_a", dropped=7):
+with AuditTrail(Client({parts.url!r})).noted("ops@here", "subscriptions remove", "sub_a", {{"dropped": 7}}):
     os._exit(9)
 """
     root = Path(__file__).parents[2]
