@@ -36,6 +36,7 @@ from bridge.store.audit import AuditTrail
 from bridge.store.client import Client, open_store
 from bridge.store.credentials import Rewrapping, SigningKeys, rotated, sealed
 from bridge.store.erasure import Erased, ErasedPlaces, Eraser, Tombstones
+from bridge.store.filling import FillStore
 from bridge.store.index import Clock, Index, RateStore, Wakes
 from bridge.store.limits import LimitStore
 from bridge.store.line import Line
@@ -125,6 +126,7 @@ class Bridge:
         self.limits = LimitStore(self.client, shards, self.queues, limits)
         self.erased_places = ErasedPlaces(self.client, shards)
         self.outcomes = OutcomeStore(self.client, self.queues)
+        self.filling = FillStore(self.client, shards, limits)
         self.resending = ResendStore(self.client, shards, limits)
         self.attempts = AttemptLog(self.client)
         self.audit = AuditTrail(self.client)

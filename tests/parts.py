@@ -20,6 +20,7 @@ from bridge.store import keys, positions
 from bridge.store.attempts import AttemptLog
 from bridge.store.audit import AuditTrail
 from bridge.store.client import Client
+from bridge.store.filling import FillStore
 from bridge.store.index import Clock, Index, RateStore, Wakes
 from bridge.store.limits import LimitStore
 from bridge.store.log import EventLog
@@ -81,6 +82,7 @@ class Parts:
         self.notices = NoticeStore(self.client, shards, limits)
         self.limits = LimitStore(self.client, shards, self.queues, limits)
         self.outcomes = OutcomeStore(self.client, self.queues)
+        self.filling = FillStore(self.client, shards, limits)
         self.resending = ResendStore(self.client, shards, limits)
         self.audit = AuditTrail(self.client)
         self.attempts = AttemptLog(self.client)

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from bridge.cli.common import Account, Json, audited, checked_account, known, moment, opened
+from bridge.cli.common import Account, Json, audited, checked_account, known, moment, opened, since_ms
 from bridge.cli.limits import Concurrency, MaxBatch, Partitions, Rate, Retry, limits
-from bridge.cli.output import At, show, table
+from bridge.cli.output import At, progress, show, table
 from bridge.cli.secret_files import SecretFile, parse_overlap_ms, read_identity, read_secret
 from bridge.domain.durations import format_duration_ms, format_durations_ms
-from bridge.domain.events import STATUS_CHANGED
+from bridge.domain.events import STATUS_CHANGED, iso_millis
 from bridge.domain.headers import parse_headers
 from bridge.domain.subscriptions import (
     BodyFormat,
@@ -20,6 +21,7 @@ from bridge.domain.subscriptions import (
     Options,
     PhoneFormat,
     Subscription,
+    SubscriptionState,
     parse_statuses,
     parse_types,
 )
@@ -81,13 +83,19 @@ def add(
     retry: Retry = None,
     max_batch: MaxBatch = None,
     partitions: Partitions = None,
+    since: Annotated[
+        str | None, typer.Option(metavar="T", help="And to what was recorded since: 2h (ago), ISO 8601, Unix seconds.")
+    ] = None,
     json: Annotated[bool, typer.Option("--json", help="One JSON object: id, url and secret.")] = False,
 ) -> None:
     """Subscribe a URL to every change from now on. Its secret is shown this once.
 
+    With --since it hears of what the log has since then too, each event once and a phone's in order. If that is cut
+    short the subscription is "filling": `bridge subscriptions resume` goes on, `remove` takes it back.
+
     \b
     bridge subscriptions add https://example.com/sms
-    bridge subscriptions add https://example.com/failed --statuses undelivered,expired,failed
+    bridge subscriptions add https://example.com/failed --statuses undelivered,expired,failed --since 2h
     """
     checked_account(account)
     options = Options(
@@ -100,23 +108,43 @@ def add(
         identity=read_identity(client_cert, client_key, ca_file),
     )
     limited = limits(rate, concurrency, retry, max_batch, partitions)
-    with opened() as bridge:
-        with audited(bridge, "subscriptions add", details={"account": account}) as noted:
-            subscription, secret, note = bridge.subscribe(url, account, options, limited)
-            noted.target = subscription.id
+    from bridge.lifecycle import resume as resume_it
+    from bridge.lifecycle import to_be_filled
+
+    with opened() as bridge, audited(bridge, "subscriptions add", details={"account": account}) as noted:
+        if since is not None:
+            noted.details["since"] = iso_millis(from_ms := since_ms(since, bridge.clock.now_ms()))
+            limited = _both(limited, to_be_filled(bridge, account, from_ms))
+        subscription, secret, note = bridge.subscribe(url, account, options, limited)
+        noted.target = subscription.id
         phone_key = bridge.signing_keys.of(subscription).phone_key.hex()
+        _show_added(subscription, secret, phone_key, json=json)
+        if note is not None:
+            print(f"note: {note}", file=sys.stderr)
+        if since is not None:
+            with progress("filling") as advance:
+                resume_it(bridge, subscription.id, Deliver.ALL, advance)
+
+
+def _both(
+    first: Callable[[Subscription], Subscription], second: Callable[[Subscription], Subscription]
+) -> Callable[[Subscription], Subscription]:
+    return lambda one: second(first(one))
+
+
+def _show_added(subscription: Subscription, secret: str, phone_key: str, *, json: bool) -> None:
+    """Before it is filled: whatever may cut that short, the secret was shown."""
     shown = {"id": subscription.id, "url": subscription.url, "secret": secret}
     show(shown | ({"phone_key": phone_key} if phone_key else {}), json=json)
-    if note is not None:
-        print(f"note: {note}", file=sys.stderr)
-    if not json:
-        print(
-            "\nGive the secret to the application now: it is not shown again. With it any Standard Webhooks library "
-            "verifies callbacks."
-        )
-        if phone_key:
-            print("So with the phone key: with it the application knows a phone by its hash.")
-        print(f"Then: bridge track SESSION…, and bridge subscriptions show {subscription.id}")
+    if json:
+        return
+    print(
+        "\nGive the secret to the application now: it is not shown again. With it any Standard Webhooks library "
+        "verifies callbacks."
+    )
+    if phone_key:
+        print("So with the phone key: with it the application knows a phone by its hash.")
+    print(f"Then: bridge track SESSION…, and bridge subscriptions show {subscription.id}", flush=True)
 
 
 @subscriptions.command("list")
@@ -156,7 +184,9 @@ def show_(subscription: _Id, json: Json = False) -> None:
     show(_about(found) | _condition(found, health) | _waits(found, waiting) | _tallied(tally, dropped), json=json)
     if json:
         return
-    if not found.is_active:
+    if found.state is SubscriptionState.FILLING:
+        print(f"\nIt is being filled. If that was cut short: bridge subscriptions resume {found.id}")
+    elif not found.is_active:
         print(f"\nTo send again: bridge subscriptions resume {found.id} --deliver all|latest|none")
     if tally.dead:
         print(f"\nWhy: bridge deliveries list --state dead --subscription {found.id}")
@@ -261,7 +291,8 @@ def resume(
 ) -> None:
     """Send to a subscription again that was paused or disabled. The parked events' retries start anew.
 
-    Waits for attempts that are still under way.
+    One that is "filling", because `add --since` was cut short, is filled to the end first; with --deliver none it is
+    given nothing of the past. Waits for attempts that are still under way.
 
     \b
     bridge subscriptions resume sub_abcdefghijklmnop --deliver latest
@@ -270,8 +301,10 @@ def resume(
 
     with opened() as bridge:
         name = known(bridge, subscription)
+        is_filling = bridge.subscriptions.get(name).state is SubscriptionState.FILLING
         with audited(bridge, "subscriptions resume", name, {"deliver": deliver.value}) as noted:
-            resumed, dropped = resume_it(bridge, name, deliver)
+            with progress("filling" if is_filling else "resuming") as advance:
+                resumed, dropped = resume_it(bridge, name, deliver, advance)
             noted.details["dropped"] = dropped
     if json:
         show(_about(resumed) | {"dropped": dropped}, json=True)

@@ -11,14 +11,18 @@ from enum import StrEnum
 import msgspec
 
 from bridge.domain.credentials import Identity
-from bridge.domain.events import EVENT_TYPES, STATUS_CHANGED, STATUSES
+from bridge.domain.events import EVENT_TYPES, STATUS_CHANGED, STATUSES, TEST, Record, is_ours
 from bridge.domain.receipts import Status
 from bridge.errors import UsageError
 
 
 class SubscriptionState(StrEnum):
-    """active → paused (by an operator) or disabled (by its receiver) → active, when an operator resumes it."""
+    """active → paused (by an operator) or disabled (by its receiver) → active, when an operator resumes it.
 
+    filling → active: it is new, and being given what the log has since a time.
+    """
+
+    FILLING = "filling"
     ACTIVE = "active"
     PAUSED = "paused"
     DISABLED = "disabled"
@@ -81,7 +85,7 @@ class Subscription(msgspec.Struct, frozen=True, kw_only=True):
     ``releasing``, that it is active again but not all of its queue yet. ``rate`` (attempts a second), ``concurrency``
     and ``retry_ms`` are the bridge's own where they are None. ``max_batch``: its callbacks carry up to so many events
     each; None: each carries one, by itself. ``partitions`` is how many slices may serve it at once, each some of its
-    shards.
+    shards. While it is filling, ``fill_from_ms`` is since when.
     """
 
     id: str
@@ -108,6 +112,7 @@ class Subscription(msgspec.Struct, frozen=True, kw_only=True):
     max_batch: int | None = None
     partitions: int | None = None
     disablings: int = 0
+    fill_from_ms: int = 0
 
     @property
     def is_active(self) -> bool:
@@ -117,6 +122,14 @@ class Subscription(msgspec.Struct, frozen=True, kw_only=True):
     def wants(self, status: Status) -> bool:
         """Whether it is to hear that a phone's status became ``status``."""
         return self.hears(STATUS_CHANGED) and (not self.statuses or status.text in self.statuses)
+
+    def is_to_hear(self, event: Record) -> bool:
+        """Whether an event of its account's log is for it: no test, and none that is about itself."""
+        if not event.type:
+            return self.wants(Status(event.status))
+        about_itself = is_ours(event) and event.session_no.endswith(f" {self.id}")
+        name = EVENT_TYPES.get(event.type, "")
+        return name != TEST and not about_itself and self.hears(name)
 
     def hears(self, event_type: str) -> bool:
         """Whether it asked for events of this type: by its name, or by a wildcard such as ``bridge.*``."""

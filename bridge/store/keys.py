@@ -26,11 +26,12 @@ u{i}:index               zset   every script that moves a due time      one memb
 u{i}:s:<a>:<no>          string bridge.track, bridge.poll               removed BRIDGE_KEEP_SETTLED after it settled
 u{i}:due:<a>             zset   bridge.track, bridge.poll               one member a session that is not settled
 u{i}:expiry              zset   bridge.poll, bridge.trim                one member a settled session
+u{i}:begin:<a>           string bridge.trim                             one id: from which on the log is whole
 u{i}:log:<a>             stream every script that records events        BRIDGE_KEEP_EVENTS
 u{i}:hold:<sub>          string bridge.deliver                          a TTL of at most 45 s
 u{i}:q:<sub>             zset   every script that records events        one member a waiting lane
 u{i}:l:<sub>:<bucket>    hash   every script that records events        one field a waiting lane
-u{i}:state:<sub>         hash   bridge.deliver, subscriptions pause     four fields
+u{i}:state:<sub>         hash   bridge.deliver, subscriptions add       five fields
 u{i}:kept:<sub>          hash   bridge.trim, bridge.deliver             100,000 of what waits for longer than the log
 u{i}:dead:<sub>          stream bridge.deliver, poll, trim              BRIDGE_KEEP_DEAD and 100,000 of a subscription
 u{i}:erased:<a>          zset   bridge erase, bridge.trim               BRIDGE_KEEP_DEAD
@@ -120,6 +121,10 @@ def log(shard: int, account: str) -> str:
     return f"u{{{shard}}}:log:{account}"
 
 
+def begin(shard: int, account: str) -> str:
+    return f"u{{{shard}}}:begin:{account}"
+
+
 def hold(shard: int, subscription: str) -> str:
     return f"u{{{shard}}}:hold:{subscription}"
 
@@ -134,7 +139,10 @@ def lanes(shard: int, subscription: str, lane: bytes) -> str:
 
 
 def state(shard: int, subscription: str) -> str:
-    """A queue's ``gate``, ``parked`` and ``dropped``; in its home shard the receiver's ``health`` too."""
+    """A queue's ``gate``, ``parked``, ``dropped`` and, while it is being filled, ``filled``.
+
+    In its home shard the receiver's ``health`` too.
+    """
     return f"u{{{shard}}}:state:{subscription}"
 
 
