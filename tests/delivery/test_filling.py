@@ -124,7 +124,7 @@ def test_until_it_is_resumed_it_is_told_nothing(bridge: Bridge, log: Parts) -> N
 def test_a_filling_that_was_cut_short_goes_on_and_is_never_taken_for_whole(
     bridge: Bridge, log: Parts, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Killed after a page, and its shards' versions lost: what was committed meanwhile by the old ones is there too."""
+    """It was killed after a page, and before any shard knew of it: whoever commits by the old registry is stopped now."""
     monkeypatch.setattr(store_filling, "PAGE", 2)
     log.write("s1", *(entry("s1", to=[], sequence=number) for number in range(1, 6)))
     versions = bridge.subscriptions.load().versions
@@ -143,7 +143,15 @@ def test_a_filling_that_was_cut_short_goes_on_and_is_never_taken_for_whole(
         log.write("s1", entry("s1", to=[], sequence=6))
         run(bridge)
         assert receiver.arrivals == []
-        lifecycle.resume(bridge, name, Deliver.ALL)
+        late: list[CommitResult] = []
+
+        def meanwhile(_more: int) -> None:
+            version = log.sessions.read("default", ["s1"])["s1"].version
+            write = Write("s1", version, OPEN, Due.KEEP, None, [entry("s1", to=[], sequence=7)])
+            late.append(log.sessions.commit("default", [write], versions)["s1"])
+
+        lifecycle.resume(bridge, name, Deliver.ALL, meanwhile)
+        assert set(late) == {CommitResult.STALE_REGISTRY}
         drain(bridge)
     assert [one.sequence for one in receiver.arrivals] == [1, 2, 3, 4, 5, 6]
 
