@@ -124,7 +124,7 @@ def test_until_it_is_resumed_it_is_told_nothing(bridge: Bridge, log: Parts) -> N
 def test_a_filling_that_was_cut_short_goes_on_and_is_never_taken_for_whole(
     bridge: Bridge, log: Parts, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It was killed after a page, and before any shard knew of it: whoever commits by the old registry is stopped now."""
+    """It was killed after a page, and no shard knew of it yet: whoever commits by the old registry is refused now."""
     monkeypatch.setattr(store_filling, "PAGE", 2)
     log.write("s1", *(entry("s1", to=[], sequence=number) for number in range(1, 6)))
     versions = bridge.subscriptions.load().versions
