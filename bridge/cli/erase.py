@@ -26,7 +26,12 @@ def erase(
 
     Of every account. Later polls do not bring it back for sessions sent before now. A callback under way may still
     arrive, and leave a note of its attempt: erase again a minute later to be sure. Bytes may remain in the server's
-    memory and snapshots until the log is trimmed; metadata is not searched.
+    memory and snapshots until the log is trimmed.
+
+    Metadata that senders gave to sessions is searched too. Where it names the phone that is removed from it, so that
+    later events do not carry it. "metadata left" events and dead letters of other phones carry it still: their bytes do
+    not change, and they go with BRIDGE_KEEP_EVENTS and BRIDGE_KEEP_DEAD. In "doubtful" sessions the digits stand within
+    a longer number: look at them, and track them again with other metadata where it is the phone.
 
     \b
     bridge erase --phone "(86)18500000001" --dry-run
@@ -40,7 +45,7 @@ def erase(
         else:
             with audited(bridge, "erase") as noted:
                 done = bridge.erase(phone, accounts, advance, dry=False)
-                noted.details |= msgspec.structs.asdict(done)
+                noted.details |= msgspec.structs.asdict(done) | {"doubtful": len(done.doubtful)}
             _say(bridge.settings.log_format, bridge.tombstones.of(phone), done)
     show({**msgspec.structs.asdict(done), "dry_run": dry_run}, json=json)
 
@@ -50,4 +55,5 @@ def _say(log_format: str, tombstone: bytes, done: Erased) -> None:
     from bridge.observe.logs import get_logger, setup_logging
 
     setup_logging("json" if log_format == "json" else "console")
-    get_logger("bridge").info("phone erased", tombstone=tombstone.hex()[:12], **msgspec.structs.asdict(done))
+    counts = msgspec.structs.asdict(done) | {"doubtful": len(done.doubtful)}
+    get_logger("bridge").info("phone erased", tombstone=tombstone.hex()[:12], **counts)
