@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from bridge.cli.common import Account, Json, audited, checked_account, known, moment, opened, since_ms
+from bridge.cli.common import Account, Json, audited, checked_account, known, opened, since_ms
 from bridge.cli.limits import Concurrency, MaxBatch, Partitions, Rate, Retry, limits
 from bridge.cli.output import At, progress, show, table
 from bridge.cli.secret_files import SecretFile, parse_overlap_ms, read_identity, read_secret
-from bridge.domain.durations import format_duration_ms, format_durations_ms
+from bridge.cli.subscription_rows import about, condition, tallied, waits
+from bridge.domain.durations import format_duration_ms
 from bridge.domain.events import STATUS_CHANGED, iso_millis
 from bridge.domain.headers import parse_headers
 from bridge.domain.subscriptions import (
@@ -28,8 +29,6 @@ from bridge.domain.subscriptions import (
 from bridge.errors import BridgeError, UsageError
 
 if TYPE_CHECKING:
-    from bridge.domain.breaker import Health
-    from bridge.domain.deliveries import Tally
     from bridge.wiring import Bridge
 
 subscriptions = typer.Typer(no_args_is_help=True)
@@ -162,7 +161,7 @@ def list_(account: Account = None, json: Json = False) -> None:
             if account is None or one.account == checked_account(account)
         ]
         waiting = bridge.queues.lengths([one.id for one in found])
-    table([_about(one) | _waits(one, waiting[one.id]) for one in found], _COLUMNS, json=json)
+    table([about(one) | waits(one, waiting[one.id]) for one in found], _COLUMNS, json=json)
     if not found and not json:
         print("no subscriptions: add one with `bridge subscriptions add URL`")
 
@@ -181,7 +180,7 @@ def show_(subscription: _Id, json: Json = False) -> None:
         # Of its parts the worst.
         health = max(bridge.queues.health(bridge.parts_of(found)), key=lambda one: (one.opened_ms > 0, one.failures))
         dropped = bridge.queues.dropped(found.id)
-    show(_about(found) | _condition(found, health) | _waits(found, waiting) | _tallied(tally, dropped), json=json)
+    show(about(found) | condition(found, health) | waits(found, waiting) | tallied(tally, dropped), json=json)
     if json:
         return
     if found.state is SubscriptionState.FILLING:
@@ -278,7 +277,7 @@ def pause(subscription: _Id, json: Json = False) -> None:
 
     with opened() as bridge, audited(bridge, "subscriptions pause", known(bridge, subscription)):
         paused = pause_it(bridge, subscription)
-    show(_about(paused), json=True) if json else print(f"paused {paused.id}")
+    show(about(paused), json=True) if json else print(f"paused {paused.id}")
 
 
 @subscriptions.command()
@@ -307,7 +306,7 @@ def resume(
                 resumed, dropped = resume_it(bridge, name, deliver, advance)
             noted.details["dropped"] = dropped
     if json:
-        show(_about(resumed) | {"dropped": dropped}, json=True)
+        show(about(resumed) | {"dropped": dropped}, json=True)
     else:
         print(f"resumed {resumed.id}" + (f"; {dropped:,} events dropped" if dropped else ""))
 
@@ -347,7 +346,7 @@ def edit(  # noqa: PLR0917 - a command's options; Typer calls by name
     changed = [name for name, value in given.items() if value is not None]
     with opened() as bridge, audited(bridge, "subscriptions edit", known(bridge, subscription), {"changed": changed}):
         edited, note = edit_it(bridge, subscription, lambda one: limited(one if url is None else replace(one, url=url)))
-    show(_about(edited), json=True) if json else print(f"edited {edited.id}")
+    show(about(edited), json=True) if json else print(f"edited {edited.id}")
     if note is not None:
         print(f"note: {note}", file=sys.stderr)
 
@@ -358,54 +357,6 @@ def _confirm(subscription: Subscription, waiting: int, dead: int) -> None:
         raise UsageError(f"{subscription.id} is not removed: {lost}; give --yes if that is meant")
     if not typer.confirm(f"{subscription.id} ({subscription.url}): {lost}. Remove it?", err=True):
         raise BridgeError("nothing removed")
-
-
-def _about(subscription: Subscription) -> dict[str, object]:
-    return {
-        "id": subscription.id,
-        "account": subscription.account,
-        "url": subscription.url,
-        "state": subscription.state.value,
-        "types": list(subscription.types),
-        "statuses": list(subscription.statuses) or None,
-        "phone_format": subscription.phones.value,
-        "format": subscription.format.value,
-        "client_certificate_until": moment(subscription.identity.expires_ms) if subscription.identity else None,
-        "own_authorities": subscription.identity is not None and subscription.identity.own_authorities,
-        "headers": [one.name for one in subscription.headers],
-        "created_at": At(ms=subscription.created_ms),
-    }
-
-
-def _condition(subscription: Subscription, health: Health) -> dict[str, object]:
-    retry_ms = subscription.retry_ms
-    return {
-        "reason": subscription.reason or None,
-        "since": moment(subscription.since_ms),
-        "rate": subscription.rate,
-        "concurrency": subscription.concurrency,
-        "max_batch": subscription.max_batch,
-        "partitions": subscription.partitions,
-        "retry": None if retry_ms is None else format_durations_ms(retry_ms),
-        "failures_in_a_row": health.failures,
-        "failing_since": At(ms=health.opened_ms) if health.is_open else None,
-        "next_attempt_at": moment(health.gate_ms),
-    }
-
-
-def _tallied(tally: Tally, dropped: int) -> dict[str, object]:
-    return {
-        "waiting_events": tally.waiting,
-        "dead": tally.dead,
-        "over_backlog": tally.over_backlog,
-        "over_kept": tally.over_kept,
-        "dead_dropped": tally.dead_dropped,
-        "dropped": dropped,
-    }
-
-
-def _waits(subscription: Subscription, lanes: int) -> dict[str, object]:
-    return {"waiting": lanes, "parked": 0} if subscription.is_active else {"waiting": 0, "parked": lanes}
 
 
 def _counts(bridge: Bridge, subscription: str) -> tuple[int, int]:
