@@ -15,7 +15,7 @@ from bridge.announcements import announce
 from bridge.domain import notices
 from bridge.domain.events import DROPPED, render, unpack
 from bridge.domain.policy import DeliveryPolicy
-from bridge.domain.subscriptions import Options
+from bridge.domain.subscriptions import BodyFormat, Options
 from bridge.lifecycle import pause
 from bridge.observe.logs import setup_logging
 from bridge.observe.sentry import setup_sentry
@@ -134,17 +134,18 @@ def test_what_the_breaker_gave_up_for_days_is_told_and_reported_too(
 
 
 def test_a_slice_that_was_stopped_before_it_told_is_made_up_for(
-    bridge: Bridge, process: Process, monkeypatch: pytest.MonkeyPatch
+    bridge: Bridge, process: Process, sent: Collected, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It disabled the subscription, and was killed before it said so: trimming says it, once."""
     watcher = watching(bridge)
     name = bridge.subscribe("http://127.0.0.1:9009/")[0].id
     bridge.subscriptions.disable(name, "HTTP 410", bridge.clock.now_ms())
-    with structlog.testing.capture_logs() as lines:
-        process.trim()
-        monkeypatch.setattr(notices, "EVERY_MS", 0)
-        process.trim()
-    assert [line["subscription"] for line in lines if line["event"] == "subscription disabled"] == [name]
+    process.trim()
+    monkeypatch.setattr(notices, "EVERY_MS", 0)
+    process.trim()
+    (reported,) = sent.events()
+    assert reported["logentry"]["message"] == "subscription disabled"
+    assert reported["extra"]["bridge_fields"]["subscription"] == name
     assert [one["type"] for one in waiting(bridge, watcher)] == ["bridge.subscription.disabled"]
 
 
@@ -170,6 +171,19 @@ def test_events_that_are_given_up_are_told_once_a_minute_with_a_count(
     first, second = (msgspec.convert(one["data"], dict[str, object]) for one in waiting(bridge, watcher))
     assert (second["count"], second["reason"]) == (2, "aborted")
     assert second["since"] == first["until"]
+
+
+def test_what_a_receiver_answered_is_told_without_phones(bridge: Bridge, log: Parts) -> None:
+    """It may answer with anything, and its words are the reason."""
+    with serving(answering(ok(b'{"code":"18512345678"}'))) as dying:
+        watcher = watching(bridge)
+        name = bridge.subscribe(dying.url, options=Options(format=BodyFormat.USMS))[0].id
+        log.write("s1", entry("s1", to=[name]))
+        assert run(bridge, ONE_TRY).dead == 1
+    announce(bridge)
+    (event,) = waiting(bridge, watcher)
+    assert "answered with code" in str(event)
+    assert "1851234" not in str(event)
 
 
 def test_no_operators_event_is_about_operators_events(
