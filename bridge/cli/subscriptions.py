@@ -60,6 +60,9 @@ ClientKey = Annotated[str | None, typer.Option(metavar="F", help="Its private ke
 CaFile = Annotated[
     str | None, typer.Option(metavar="F", help="Authorities (PEM) to trust here, in place of the public ones.")
 ]
+Since = Annotated[
+    str | None, typer.Option(metavar="T", help="And to what was recorded since: 2h (ago), ISO 8601, Unix seconds.")
+]
 _Id = Annotated[str, typer.Argument(metavar="ID", help="The subscription's id (sub_…).")]
 
 
@@ -82,9 +85,7 @@ def add(
     retry: Retry = None,
     max_batch: MaxBatch = None,
     partitions: Partitions = None,
-    since: Annotated[
-        str | None, typer.Option(metavar="T", help="And to what was recorded since: 2h (ago), ISO 8601, Unix seconds.")
-    ] = None,
+    since: Since = None,
     json: Annotated[bool, typer.Option("--json", help="One JSON object: id, url and secret.")] = False,
 ) -> None:
     """Subscribe a URL to every change from now on. Its secret is shown this once.
@@ -107,32 +108,38 @@ def add(
         identity=read_identity(client_cert, client_key, ca_file),
     )
     limited = limits(rate, concurrency, retry, max_batch, partitions)
-    from bridge.lifecycle import resume as resume_it
-    from bridge.lifecycle import to_be_filled
-
     with opened() as bridge, audited(bridge, "subscriptions add", details={"account": account}) as noted:
         if since is not None:
-            noted.details["since"] = iso_millis(from_ms := since_ms(since, bridge.clock.now_ms()))
-            limited = _both(limited, to_be_filled(bridge, account, from_ms))
+            from_ms = since_ms(since, bridge.clock.now_ms())
+            noted.details["since"] = iso_millis(from_ms)
+            limited = _to_be_filled(bridge, account, from_ms, limited)
         subscription, secret, note = bridge.subscribe(url, account, options, limited)
         noted.target = subscription.id
-        phone_key = bridge.signing_keys.of(subscription).phone_key.hex()
-        _show_added(subscription, secret, phone_key, json=json)
+        _show_added(subscription, secret, bridge.signing_keys.of(subscription).phone_key.hex(), json=json)
         if note is not None:
             print(f"note: {note}", file=sys.stderr)
         if since is not None:
-            with progress("filling") as advance:
-                resume_it(bridge, subscription.id, Deliver.ALL, advance)
+            _fill(bridge, subscription.id)
 
 
-def _both(
-    first: Callable[[Subscription], Subscription], second: Callable[[Subscription], Subscription]
+def _to_be_filled(
+    bridge: Bridge, account: str, from_ms: int, limited: Callable[[Subscription], Subscription]
 ) -> Callable[[Subscription], Subscription]:
-    return lambda one: second(first(one))
+    from bridge.lifecycle import to_be_filled
+
+    filling = to_be_filled(bridge, account, from_ms)
+    return lambda one: filling(limited(one))
+
+
+def _fill(bridge: Bridge, subscription: str) -> None:
+    from bridge.lifecycle import resume as resume_it
+
+    sys.stdout.flush()  # whatever may come now, the secret was shown
+    with progress("filling") as advance:
+        resume_it(bridge, subscription, Deliver.ALL, advance)
 
 
 def _show_added(subscription: Subscription, secret: str, phone_key: str, *, json: bool) -> None:
-    """Before it is filled: whatever may cut that short, the secret was shown."""
     shown = {"id": subscription.id, "url": subscription.url, "secret": secret}
     show(shown | ({"phone_key": phone_key} if phone_key else {}), json=json)
     if json:
@@ -143,7 +150,7 @@ def _show_added(subscription: Subscription, secret: str, phone_key: str, *, json
     )
     if phone_key:
         print("So with the phone key: with it the application knows a phone by its hash.")
-    print(f"Then: bridge track SESSION…, and bridge subscriptions show {subscription.id}", flush=True)
+    print(f"Then: bridge track SESSION…, and bridge subscriptions show {subscription.id}")
 
 
 @subscriptions.command("list")
