@@ -12,7 +12,20 @@ from bridge.delivery.guard import check_resolved, parse_url
 from bridge.domain.breaker import AT_ONCE
 from bridge.domain.subscriptions import Deliver, Subscription, SubscriptionState
 from bridge.errors import UsageError
+from bridge.filling import check_since, fill
 from bridge.wiring import Bridge, url_policy
+
+
+def to_be_filled(bridge: Bridge, account: str, since_ms: int) -> Callable[[Subscription], Subscription]:
+    """What makes of a new subscription one that is given what its account's log has since a time (Unix ms).
+
+    It is told nothing until it is resumed.
+
+    Raises:
+        UsageError: the log cannot tell.
+    """
+    check_since(bridge, account, since_ms)
+    return lambda one: replace(one, state=SubscriptionState.FILLING, fill_from_ms=since_ms)
 
 
 def pause(bridge: Bridge, name: str) -> Subscription:
@@ -40,18 +53,25 @@ def _park(bridge: Bridge, name: str) -> None:
         bridge.queues.park(name, registry.versions)
 
 
-def resume(bridge: Bridge, name: str, deliver: Deliver) -> tuple[Subscription, int]:
+def resume(
+    bridge: Bridge, name: str, deliver: Deliver, tell: Callable[[int], None] = lambda _more: None
+) -> tuple[Subscription, int]:
     """Send again what happens from now on, and of what waited what ``deliver`` says. Returns how much was dropped.
 
-    Waits for attempts that are still under way: their events must not be sent a second time meanwhile.
+    Waits for attempts that are still under way: their events must not be sent a second time meanwhile. One that is
+    still being filled is filled first, unless nothing is to be delivered; ``tell`` hears how far that has come.
 
     Raises:
         NotFound: there is none of this id.
         UsageError: it is active.
+        BridgeError: it could not be filled.
     """
-    if bridge.subscriptions.get(name).is_active:
+    found = bridge.subscriptions.get(name)
+    if found.is_active:
         raise UsageError(f"{name} is active already")
     _park(bridge, name)
+    if found.state is SubscriptionState.FILLING and deliver is not Deliver.NONE:
+        fill(bridge, name, tell)
     shards = bridge.settings.shards
     homes = [(name, part.home(shards)) for part in bridge.parts_of(bridge.subscriptions.get(name))]
     deadline = monotonic() + bridge.delivery_policy.hold_ms / 1000 + 1
@@ -62,7 +82,9 @@ def resume(bridge: Bridge, name: str, deliver: Deliver) -> tuple[Subscription, i
     now_ms = bridge.clock.now_ms()
     resumed = bridge.subscriptions.change(
         name,
-        lambda one: replace(one, state=SubscriptionState.ACTIVE, reason="", since_ms=now_ms, releasing=True),
+        lambda one: replace(
+            one, state=SubscriptionState.ACTIVE, reason="", since_ms=now_ms, releasing=True, fill_from_ms=0
+        ),
     )
     if resumed is None:
         raise AssertionError("a change that is always made was not")

@@ -17,11 +17,12 @@ from bridge.delivery.ports import Ports
 from bridge.delivery.transport import Transport
 from bridge.domain.breaker import BreakerPolicy
 from bridge.domain.deliveries import Part, parts_of
-from bridge.domain.events import event_id, lane_id, pack, record_of_test
+from bridge.domain.events import EVENT_TYPES, event_id, record_of_test
+from bridge.domain.notices import KINDS
 from bridge.domain.policy import DeliveryPolicy, Limits, PollPolicy
 from bridge.domain.signing import SECRET_BYTES, encode_secret
 from bridge.domain.status import LONGEST_AGE_MS
-from bridge.domain.subscriptions import PLAIN, Options, Subscription
+from bridge.domain.subscriptions import PLAIN, BodyFormat, Options, Subscription, is_asked_for
 from bridge.errors import NotFound, SettingsError, StoreUnreachable, UsageError
 from bridge.observe.logs import get_logger, setup_logging
 from bridge.observe.sentry import setup_sentry
@@ -31,14 +32,16 @@ from bridge.provider.client import UsmsClient
 from bridge.settings import Settings, read_environ, unknown_settings
 from bridge.store.accounts import CallbackUrls
 from bridge.store.attempts import AttemptLog
+from bridge.store.audit import AuditTrail
 from bridge.store.client import Client, open_store
 from bridge.store.credentials import Rewrapping, SigningKeys, rotated, sealed
 from bridge.store.erasure import Erased, ErasedPlaces, Eraser, Tombstones
+from bridge.store.filling import FillStore
 from bridge.store.index import Clock, Index, RateStore, Wakes
-from bridge.store.keys import shard_of
 from bridge.store.limits import LimitStore
 from bridge.store.line import Line
 from bridge.store.log import EventLog
+from bridge.store.notices import NoticeStore
 from bridge.store.outcomes import OutcomeStore
 from bridge.store.queues import QueueStore
 from bridge.store.resending import ResendStore
@@ -119,11 +122,14 @@ class Bridge:
         self.sessions = SessionStore(self.client, shards, limits)
         self.log = EventLog(self.client, shards)
         self.queues = QueueStore(self.client, shards, limits)
+        self.notices = NoticeStore(self.client, shards, limits)
         self.limits = LimitStore(self.client, shards, self.queues, limits)
         self.erased_places = ErasedPlaces(self.client, shards)
         self.outcomes = OutcomeStore(self.client, self.queues)
+        self.filling = FillStore(self.client, shards, limits)
         self.resending = ResendStore(self.client, shards, limits)
         self.attempts = AttemptLog(self.client)
+        self.audit = AuditTrail(self.client)
         self.subscriptions = SubscriptionStore(self.client, shards)
         self.callback_urls = CallbackUrls(self.client, self.subscriptions)
         self.tracking = TrackingStore(self.client)
@@ -170,12 +176,14 @@ class Bridge:
 
         Raises:
             InvalidUrl: the URL is none that callbacks may go to, by itself or by an address it resolves to.
-            UsageError: it was to have a client certificate, and is not https.
+            UsageError: it was to have a client certificate, and is not https; or to hear of what its format cannot say.
         """
         policy = url_policy(self.settings)
         target = parse_url(url, policy)
         if options.identity is not None and target.scheme != "https":
             raise UsageError("--client-cert and --ca-file: they are for https:// URLs")
+        if options.format is BodyFormat.USMS and any(is_asked_for(EVENT_TYPES[kind], options.types) for kind in KINDS):
+            raise UsageError("--format usms: the provider's format has no words for operators' events (bridge.*)")
         note = check_resolved(target, policy)
         name = "sub_" + b32encode(secrets.token_bytes(10)).decode().lower()
         key = options.secret or secrets.token_bytes(SECRET_BYTES)
@@ -238,8 +246,7 @@ class Bridge:
         event = record_of_test(account, name, secrets.token_hex(8), self.clock.now_ms())
         # Its account may never have tracked: the log that it is in must be trimmed, and seen, all the same.
         self.tracking.note_account(account)
-        shard = shard_of(event.session_no, self.settings.shards)
-        self.queues.announce(account, name, shard, lane_id(event.session_no, event.phone), pack(event))
+        self.notices.record(account, event, name)
         return event_id(account, event)
 
     @property

@@ -12,8 +12,10 @@ from time import monotonic
 
 import msgspec
 
+from bridge.announcements import Told, announce
 from bridge.delivery.loop import Attempted, Report, Slice, Surroundings
 from bridge.domain.deliveries import part_with
+from bridge.domain.events import DISABLED, DROPPED
 from bridge.domain.outcome import Verdict
 from bridge.domain.tracking import SessionRequest, is_account, sort_items, to_wire
 from bridge.errors import AccountError, BridgeError, InvalidSession, UsageError
@@ -176,7 +178,7 @@ class Process:
             stopping=self._stopping.is_set,
             observe=_report_attempt,
             complain=self._complain,
-            disabled=_report_disabled,
+            disabled=self._disabled,
             call_help=lambda: self._send("bridge.deliver", ()),
             keep_awake=lambda: bridge.wakes.keep("deliver", _WAKE_MS),
             hand_over=self._hand_over,
@@ -187,6 +189,19 @@ class Process:
             ).run()
         _report_slice(report)
         self._hand_over()
+
+    def _disabled(self, subscription: str, reason: str) -> None:
+        """Say at once that a slice disabled a subscription; whom that could not be told, the next trim tells."""
+        _report_disabled(subscription, reason)
+        self._announce(subscription)
+
+    def _announce(self, only: str | None = None) -> list[Told]:
+        try:
+            return announce(self.bridge, only)
+        except BridgeError as error:
+            # Nothing is lost: what is counted is told by the next one.
+            _log.warning("operators' events could not be recorded; trying again in a minute", reason=str(error))
+            return []
 
     def _hand_over(self) -> None:
         """Stop keeping others asleep, and wake one if something is due that nobody holds."""
@@ -237,9 +252,11 @@ class Process:
         self._limit(audiences, list(registry.by_id()))
         bridge.attempts.trim(registry.by_id(), now_ms - KEPT_MS)
         bridge.queues.trim_dead(list(registry.by_id()), now_ms - settings.keep_dead_ms)
+        for told in self._announce():
+            _report_told(told)
 
     def _limit(self, audiences: Mapping[str, Sequence[str]], names: Sequence[str]) -> None:
-        """Apply the limits that no other call does, and say what any of them did, once a minute at most."""
+        """Apply the limits that no other call does."""
         bridge = self.bridge
         dropped = bridge.log.trim_to(audiences, bridge.settings.log_bytes)
         if dropped:
@@ -247,14 +264,6 @@ class Process:
         bridge.limits.share_backlog(names)
         bridge.limits.limit_kept(names)
         bridge.limits.limit_dead(names)
-        for name, tally in bridge.limits.newly_limited(names).items():
-            _log.warning(
-                "too much waits for a subscription; events became dead letters, or dead letters were dropped",
-                subscription=name,
-                over_backlog=tally.over_backlog,
-                over_kept=tally.over_kept,
-                dead_letters_dropped=tally.dead_dropped,
-            )
 
     def _wake_poll(self, account: str) -> None:
         if self.bridge.wakes.take(f"poll:{account}", _WAKE_MS):
@@ -301,6 +310,22 @@ def _report_disabled(subscription: str, reason: str) -> None:
     # An error, which is reported too: nothing is sent there any more until somebody resumes it.
     hint = f"its events are parked; see `bridge subscriptions resume {subscription} --help`"
     _log.error("subscription disabled", subscription=subscription, reason=reason, hint=hint)
+
+
+def _report_told(told: Told) -> None:
+    """Say what trimming told: of what happened since the last time, whoever made it happen."""
+    notice, name = told.notice, told.about.id
+    if notice.kind == DISABLED and not told.about.is_active:
+        _report_disabled(name, told.reason or "")  # the slice that disabled it was stopped before it said so
+    elif notice.kind == DROPPED:
+        over_backlog, over_kept, dead_dropped = notice.news
+        _log.warning(
+            "too much waits for a subscription; events became dead letters, or dead letters were dropped",
+            subscription=name,
+            over_backlog=over_backlog,
+            over_kept=over_kept,
+            dead_letters_dropped=dead_dropped,
+        )
 
 
 def _report_slice(report: Report) -> None:

@@ -18,10 +18,13 @@ from bridge.domain.status import SessionState
 from bridge.domain.subscriptions import Subscription
 from bridge.store import keys, positions
 from bridge.store.attempts import AttemptLog
+from bridge.store.audit import AuditTrail
 from bridge.store.client import Client
+from bridge.store.filling import FillStore
 from bridge.store.index import Clock, Index, RateStore, Wakes
 from bridge.store.limits import LimitStore
 from bridge.store.log import EventLog
+from bridge.store.notices import NoticeStore
 from bridge.store.outcomes import OutcomeStore
 from bridge.store.queues import QueueStore
 from bridge.store.resending import ResendStore
@@ -76,9 +79,12 @@ class Parts:
         self.redis: redis.Redis = self.client.redis
         self.sessions = SessionStore(self.client, shards, limits)
         self.queues = QueueStore(self.client, shards, limits)
+        self.notices = NoticeStore(self.client, shards, limits)
         self.limits = LimitStore(self.client, shards, self.queues, limits)
         self.outcomes = OutcomeStore(self.client, self.queues)
+        self.filling = FillStore(self.client, shards, limits)
         self.resending = ResendStore(self.client, shards, limits)
+        self.audit = AuditTrail(self.client)
         self.attempts = AttemptLog(self.client)
         self.log = EventLog(self.client, shards)
         self.subscriptions = SubscriptionStore(self.client, shards)

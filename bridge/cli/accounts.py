@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from bridge.cli.common import Json, checked_account, opened
+from bridge.cli.common import Json, audited, checked_account, opened
 from bridge.cli.output import show
 from bridge.domain.signing import encode_secret
 
@@ -31,6 +31,6 @@ def secret(
     bridge accounts secret
     """
     checked_account(account)
-    with opened() as bridge:
+    with opened() as bridge, audited(bridge, "accounts secret", account):
         shown = encode_secret(bridge.signing_keys.of_account(account))
     show({"account": account, "callback_secret": shown}, json=json)

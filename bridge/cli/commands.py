@@ -124,6 +124,12 @@ COMMANDS: dict[str, Command] = {
         help="Remove a phone from all that is kept.",
         panel=RUN,
     ),
+    "audit": Command(
+        module="bridge.cli.audit",
+        attribute="audit",
+        help="Who did what with this bridge.",
+        panel=RUN,
+    ),
     "listen": Command(
         module="bridge.cli.listen",
         attribute="listen",

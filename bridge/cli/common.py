@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import getpass
+import os
+import re
 import shutil
+import socket
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -17,12 +21,15 @@ from bridge.domain.tracking import is_account
 from bridge.errors import UsageError
 
 if TYPE_CHECKING:
+    from bridge.store.audit import Noted
     from bridge.wiring import Bridge
 
 Json = Annotated[bool, typer.Option("--json", help="JSON: one object a line.")]
 Account = Annotated[str | None, typer.Option(metavar="NAME", help="Of this account alone. Default: of all.")]
 Limit = Annotated[int, typer.Option(metavar="N", min=1, help="At most so many.")]
 
+# Ten digits, from the year 2001 on: eight are a date to ISO 8601, thirteen would be milliseconds.
+_is_unix_time = re.compile(r"[0-9]{10}(\.[0-9]{1,6})?").fullmatch
 _LATEST_MS = 253_402_214_400_000  # the last day of the year 9999, in every zone
 
 
@@ -42,6 +49,28 @@ def opened() -> Iterator[Bridge]:
         bridge.close()
 
 
+@contextmanager
+def audited(
+    bridge: Bridge, action: str, target: str = "", details: Mapping[str, object] | None = None
+) -> Iterator[Noted]:
+    """Note in the audit trail what is done in the block, as this machine's user. See ``AuditTrail.noted``."""
+    with bridge.audit.noted(_user_and_host(), action, target, details) as noted:
+        yield noted
+
+
+def _user_and_host() -> str:
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):  # a container's user that no file knows
+        user = str(os.getuid())
+    return f"{user}@{socket.gethostname()}"
+
+
+def known(bridge: Bridge, subscription: str) -> str:
+    """A subscription's id, if there is one. Raises NotFound."""
+    return bridge.subscriptions.get(subscription).id
+
+
 def accounts_of(bridge: Bridge, account: str | None) -> list[str]:
     """The account asked for, else every one that has tracked, and ``default``."""
     if account is not None:
@@ -59,7 +88,7 @@ def checked_account(name: str) -> str:
 
 
 def since_ms(text: str, now_ms: int) -> int:
-    """The Unix ms that ``--since`` means: a duration before now (``1h``), or a moment in ISO 8601.
+    """The Unix ms that ``--since`` means: a duration before now (``1h``), Unix seconds, or a moment in ISO 8601.
 
     A moment without an offset is in the local zone. Raises UsageError.
     """
@@ -67,12 +96,14 @@ def since_ms(text: str, now_ms: int) -> int:
         return now_ms - parse_duration_ms(text)
     except ValueError:
         pass
+    if _is_unix_time(text.strip()):
+        return round(float(text) * 1000)
     try:
         return round(datetime.fromisoformat(text.strip()).timestamp() * 1000)
     except (ValueError, OverflowError, OSError):
         raise UsageError(
-            f"--since {text!r} is no time: give how long ago, such as 30m, 1h or 2d, or ISO 8601, such as "
-            "2026-11-23T14:31:08+08:00"
+            f"--since {text!r} is no time: give how long ago, such as 30m, 1h or 2d, Unix seconds, or ISO 8601, "
+            "such as 2026-11-23T14:31:08+08:00"
         ) from None
 
 

@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, cast
 import msgspec
 
 from bridge.domain.durations import format_duration_ms
+from bridge.domain.events import iso_millis
 from bridge.domain.server_urls import safe_url
+from bridge.domain.subscriptions import SubscriptionState
 from bridge.errors import (
     BridgeError,
     ProviderError,
@@ -26,6 +28,9 @@ if TYPE_CHECKING:
 
 MOST_CLOCK_DIFFERENCE_MS = 5_000
 """Receivers refuse timestamps that are minutes off (Standard Webhooks says 5), and people compare logs by them."""
+
+CERTIFICATE_WARNS_MS = 14 * 86_400_000
+"""How long before a client certificate ends: as long as most authorities take at worst."""
 
 MEMORY_WARNS, MEMORY_FAILS = 0.75, 0.9
 """Parts of maxmemory. At 90 % the server is about to refuse what is tracked and polled."""
@@ -306,7 +311,8 @@ def _rejected(bridge: Bridge) -> Iterator[Finding]:
 
 
 def _subscriptions(bridge: Bridge) -> Iterator[Finding]:
-    names = list(bridge.subscriptions.load().by_id())
+    registered = bridge.subscriptions.load().by_id()
+    names = list(registered)
     if not names:
         yield warn("subscriptions", "none: changes are recorded, and nobody is told", "`bridge subscriptions add URL`")
         return
@@ -322,10 +328,38 @@ def _subscriptions(bridge: Bridge) -> Iterator[Finding]:
             f"and {_many(tally.dead_dropped, 'dead letter')} were dropped",
             "mend the receiver, or raise BRIDGE_MAX_BACKLOG",
         )
+    for name, one in registered.items():
+        if one.state is SubscriptionState.FILLING:
+            yield warn(
+                "subscriptions",
+                f"{name} is being filled with past events, or that was cut short: it is told nothing yet",
+                f"wait for `bridge subscriptions add` to end; if it was stopped: `bridge subscriptions resume {name}`",
+            )
     if dead:
         yield warn("subscriptions", said, "`bridge deliveries list --state dead` shows why")
     else:
         yield ok("subscriptions", said)
+
+
+def _certificates(bridge: Bridge) -> Iterator[Finding]:
+    """Client certificates, of which a receiver that asks for one takes no other."""
+    now_ms = bridge.clock.now_ms()
+    ends = {
+        one.id: one.identity.expires_ms
+        for one in bridge.subscriptions.load().by_id().values()
+        if one.identity is not None and one.identity.expires_ms
+    }
+    soon = {name: end_ms for name, end_ms in ends.items() if end_ms < now_ms + CERTIFICATE_WARNS_MS}
+    for name, end_ms in soon.items():
+        # An id and a secret belong to one subscription: with another certificate it is another one.
+        action = "get a new certificate, add a subscription with it, and remove this one"
+        if end_ms <= now_ms:
+            yield fail("certificates", f"{name}: its client certificate ended on {iso_millis(end_ms)}", action)
+        else:
+            days = (end_ms - now_ms) / 86_400_000
+            yield warn("certificates", f"{name}: its client certificate ends in {days:.1f} days", action)
+    if ends and not soon:
+        yield ok("certificates", f"{_many(len(ends), 'client certificate')}, none ends within 14 days")
 
 
 def _log(bridge: Bridge) -> Iterator[Finding]:
@@ -345,6 +379,7 @@ BRIDGE_CHECKS: Mapping[str, Callable[[Bridge], Iterator[Finding]]] = {
     "accounts": _accounts,
     "rejected": _rejected,
     "subscriptions": _subscriptions,
+    "certificates": _certificates,
     "log": _log,
 }
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bridge.cli.common import Json, opened
+from bridge.cli.common import Json, audited, opened
 from bridge.cli.output import progress, show
 from bridge.errors import SecretsUnreadable
 
@@ -15,8 +15,9 @@ def rewrap(json: Json = False) -> None:
     \b
     BRIDGE_SECRET_KEYS=NEW,OLD bridge rewrap
     """
-    with opened() as bridge, progress("sealing") as advance:
+    with opened() as bridge, progress("sealing") as advance, audited(bridge, "rewrap") as noted:
         done = bridge.rewrapping.run(advance)
+        noted.details |= {"rewrapped": done.rewrapped, "unreadable": len(done.unreadable)}
     show({"rewrapped": done.rewrapped, "already_current": done.current, "unreadable": list(done.unreadable)}, json=json)
     if done.unreadable:
         raise SecretsUnreadable(

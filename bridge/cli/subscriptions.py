@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from bridge.cli.common import Account, Json, checked_account, moment, opened
+from bridge.cli.common import Account, Json, audited, checked_account, known, opened, since_ms
 from bridge.cli.limits import Concurrency, MaxBatch, Partitions, Rate, Retry, limits
-from bridge.cli.output import At, show, table
+from bridge.cli.output import At, progress, show, table
 from bridge.cli.secret_files import SecretFile, parse_overlap_ms, read_identity, read_secret
-from bridge.domain.durations import format_durations_ms
-from bridge.domain.events import STATUS_CHANGED
+from bridge.cli.subscription_rows import about, condition, tallied, waits
+from bridge.domain.durations import format_duration_ms
+from bridge.domain.events import STATUS_CHANGED, iso_millis
 from bridge.domain.headers import parse_headers
 from bridge.domain.subscriptions import (
     BodyFormat,
@@ -20,14 +22,13 @@ from bridge.domain.subscriptions import (
     Options,
     PhoneFormat,
     Subscription,
+    SubscriptionState,
     parse_statuses,
     parse_types,
 )
 from bridge.errors import BridgeError, UsageError
 
 if TYPE_CHECKING:
-    from bridge.domain.breaker import Health
-    from bridge.domain.deliveries import Tally
     from bridge.wiring import Bridge
 
 subscriptions = typer.Typer(no_args_is_help=True)
@@ -59,6 +60,9 @@ ClientKey = Annotated[str | None, typer.Option(metavar="F", help="Its private ke
 CaFile = Annotated[
     str | None, typer.Option(metavar="F", help="Authorities (PEM) to trust here, in place of the public ones.")
 ]
+Since = Annotated[
+    str | None, typer.Option(metavar="T", help="And to what was recorded since: 2h (ago), ISO 8601, Unix seconds.")
+]
 _Id = Annotated[str, typer.Argument(metavar="ID", help="The subscription's id (sub_…).")]
 
 
@@ -81,13 +85,17 @@ def add(
     retry: Retry = None,
     max_batch: MaxBatch = None,
     partitions: Partitions = None,
+    since: Since = None,
     json: Annotated[bool, typer.Option("--json", help="One JSON object: id, url and secret.")] = False,
 ) -> None:
     """Subscribe a URL to every change from now on. Its secret is shown this once.
 
+    With --since it hears of what the log has since then too, each event once and a phone's in order. If that is cut
+    short the subscription is "filling": `bridge subscriptions resume` goes on, `remove` takes it back.
+
     \b
     bridge subscriptions add https://example.com/sms
-    bridge subscriptions add https://example.com/failed --statuses undelivered,expired,failed
+    bridge subscriptions add https://example.com/failed --statuses undelivered,expired,failed --since 2h
     """
     checked_account(account)
     options = Options(
@@ -100,21 +108,49 @@ def add(
         identity=read_identity(client_cert, client_key, ca_file),
     )
     limited = limits(rate, concurrency, retry, max_batch, partitions)
-    with opened() as bridge:
+    with opened() as bridge, audited(bridge, "subscriptions add", details={"account": account}) as noted:
+        if since is not None:
+            from_ms = since_ms(since, bridge.clock.now_ms())
+            noted.details["since"] = iso_millis(from_ms)
+            limited = _to_be_filled(bridge, account, from_ms, limited)
         subscription, secret, note = bridge.subscribe(url, account, options, limited)
-        phone_key = bridge.signing_keys.of(subscription).phone_key.hex()
+        noted.target = subscription.id
+        _show_added(subscription, secret, bridge.signing_keys.of(subscription).phone_key.hex(), json=json)
+        if note is not None:
+            print(f"note: {note}", file=sys.stderr)
+        if since is not None:
+            _fill(bridge, subscription.id)
+
+
+def _to_be_filled(
+    bridge: Bridge, account: str, from_ms: int, limited: Callable[[Subscription], Subscription]
+) -> Callable[[Subscription], Subscription]:
+    from bridge.lifecycle import to_be_filled
+
+    filling = to_be_filled(bridge, account, from_ms)
+    return lambda one: filling(limited(one))
+
+
+def _fill(bridge: Bridge, subscription: str) -> None:
+    from bridge.lifecycle import resume as resume_it
+
+    sys.stdout.flush()  # whatever may come now, the secret was shown
+    with progress("filling") as advance:
+        resume_it(bridge, subscription, Deliver.ALL, advance)
+
+
+def _show_added(subscription: Subscription, secret: str, phone_key: str, *, json: bool) -> None:
     shown = {"id": subscription.id, "url": subscription.url, "secret": secret}
     show(shown | ({"phone_key": phone_key} if phone_key else {}), json=json)
-    if note is not None:
-        print(f"note: {note}", file=sys.stderr)
-    if not json:
-        print(
-            "\nGive the secret to the application now: it is not shown again. With it any Standard Webhooks library "
-            "verifies callbacks."
-        )
-        if phone_key:
-            print("So with the phone key: with it the application knows a phone by its hash.")
-        print(f"Then: bridge track SESSION…, and bridge subscriptions show {subscription.id}")
+    if json:
+        return
+    print(
+        "\nGive the secret to the application now: it is not shown again. With it any Standard Webhooks library "
+        "verifies callbacks."
+    )
+    if phone_key:
+        print("So with the phone key: with it the application knows a phone by its hash.")
+    print(f"Then: bridge track SESSION…, and bridge subscriptions show {subscription.id}")
 
 
 @subscriptions.command("list")
@@ -132,7 +168,7 @@ def list_(account: Account = None, json: Json = False) -> None:
             if account is None or one.account == checked_account(account)
         ]
         waiting = bridge.queues.lengths([one.id for one in found])
-    table([_about(one) | _waits(one, waiting[one.id]) for one in found], _COLUMNS, json=json)
+    table([about(one) | waits(one, waiting[one.id]) for one in found], _COLUMNS, json=json)
     if not found and not json:
         print("no subscriptions: add one with `bridge subscriptions add URL`")
 
@@ -151,10 +187,12 @@ def show_(subscription: _Id, json: Json = False) -> None:
         # Of its parts the worst.
         health = max(bridge.queues.health(bridge.parts_of(found)), key=lambda one: (one.opened_ms > 0, one.failures))
         dropped = bridge.queues.dropped(found.id)
-    show(_about(found) | _condition(found, health) | _waits(found, waiting) | _tallied(tally, dropped), json=json)
+    show(about(found) | condition(found, health) | waits(found, waiting) | tallied(tally, dropped), json=json)
     if json:
         return
-    if not found.is_active:
+    if found.state is SubscriptionState.FILLING:
+        print(f"\nIt is being filled. If that was cut short: bridge subscriptions resume {found.id}")
+    elif not found.is_active:
         print(f"\nTo send again: bridge subscriptions resume {found.id} --deliver all|latest|none")
     if tally.dead:
         print(f"\nWhy: bridge deliveries list --state dead --subscription {found.id}")
@@ -182,7 +220,9 @@ def rotate(
     """
     overlap_ms = parse_overlap_ms(overlap)
     with opened() as bridge:
-        rotated, secret = bridge.rotate(subscription, overlap_ms, read_secret(secret_file))
+        key, old_signs = read_secret(secret_file), format_duration_ms(overlap_ms)
+        with audited(bridge, "subscriptions rotate", known(bridge, subscription), {"overlap": old_signs}):
+            rotated, secret = bridge.rotate(subscription, overlap_ms, key)
     until = [At(ms=one.until_ms) for one in rotated.retired]
     show({"id": rotated.id, "secret": secret, "old_secrets_sign_until": until}, json=json)
 
@@ -195,8 +235,9 @@ def send_test(subscription: _Id, json: Json = False) -> None:
     bridge subscriptions test sub_abcdefghijklmnop
     bridge deliveries list --subscription sub_abcdefghijklmnop      empty once it was accepted
     """
-    with opened() as bridge:
+    with opened() as bridge, audited(bridge, "subscriptions test", known(bridge, subscription)) as noted:
         event = bridge.test(subscription)
+        noted.details["event"] = event
     if json:
         show({"event": event}, json=True)
     else:
@@ -222,7 +263,10 @@ def remove(
         waiting, dead = _counts(bridge, found.id)
         if (waiting or dead) and not yes:
             _confirm(found, waiting, dead)
-        bridge.unsubscribe(found.id)
+        tally = bridge.queues.tallies([found.id])[found.id]
+        lost = {"dropped": tally.waiting, "dead_letters_dropped": tally.dead}
+        with audited(bridge, "subscriptions remove", found.id, lost):
+            bridge.unsubscribe(found.id)
     if json:
         show({"removed": found.id, "waiting": waiting, "dead": dead}, json=True)
     else:
@@ -238,9 +282,9 @@ def pause(subscription: _Id, json: Json = False) -> None:
     """
     from bridge.lifecycle import pause as pause_it
 
-    with opened() as bridge:
+    with opened() as bridge, audited(bridge, "subscriptions pause", known(bridge, subscription)):
         paused = pause_it(bridge, subscription)
-    show(_about(paused), json=True) if json else print(f"paused {paused.id}")
+    show(about(paused), json=True) if json else print(f"paused {paused.id}")
 
 
 @subscriptions.command()
@@ -253,7 +297,8 @@ def resume(
 ) -> None:
     """Send to a subscription again that was paused or disabled. The parked events' retries start anew.
 
-    Waits for attempts that are still under way.
+    One that is "filling", because `add --since` was cut short, is filled to the end first; with --deliver none it is
+    given nothing of the past. Waits for attempts that are still under way.
 
     \b
     bridge subscriptions resume sub_abcdefghijklmnop --deliver latest
@@ -261,9 +306,14 @@ def resume(
     from bridge.lifecycle import resume as resume_it
 
     with opened() as bridge:
-        resumed, dropped = resume_it(bridge, subscription, deliver)
+        name = known(bridge, subscription)
+        is_filling = bridge.subscriptions.get(name).state is SubscriptionState.FILLING
+        with audited(bridge, "subscriptions resume", name, {"deliver": deliver.value}) as noted:
+            with progress("filling" if is_filling else "resuming") as advance:
+                resumed, dropped = resume_it(bridge, name, deliver, advance)
+            noted.details["dropped"] = dropped
     if json:
-        show(_about(resumed) | {"dropped": dropped}, json=True)
+        show(about(resumed) | {"dropped": dropped}, json=True)
     else:
         print(f"resumed {resumed.id}" + (f"; {dropped:,} events dropped" if dropped else ""))
 
@@ -291,9 +341,19 @@ def edit(  # noqa: PLR0917 - a command's options; Typer calls by name
     from bridge.lifecycle import edit as edit_it
 
     limited = limits(rate, concurrency, retry, max_batch, partitions)
-    with opened() as bridge:
+    given = {
+        "url": url,
+        "rate": rate,
+        "concurrency": concurrency,
+        "retry": retry,
+        "max_batch": max_batch,
+        "partitions": partitions,
+    }
+    # Not the values: a URL may hold a token.
+    changed = [name for name, value in given.items() if value is not None]
+    with opened() as bridge, audited(bridge, "subscriptions edit", known(bridge, subscription), {"changed": changed}):
         edited, note = edit_it(bridge, subscription, lambda one: limited(one if url is None else replace(one, url=url)))
-    show(_about(edited), json=True) if json else print(f"edited {edited.id}")
+    show(about(edited), json=True) if json else print(f"edited {edited.id}")
     if note is not None:
         print(f"note: {note}", file=sys.stderr)
 
@@ -304,54 +364,6 @@ def _confirm(subscription: Subscription, waiting: int, dead: int) -> None:
         raise UsageError(f"{subscription.id} is not removed: {lost}; give --yes if that is meant")
     if not typer.confirm(f"{subscription.id} ({subscription.url}): {lost}. Remove it?", err=True):
         raise BridgeError("nothing removed")
-
-
-def _about(subscription: Subscription) -> dict[str, object]:
-    return {
-        "id": subscription.id,
-        "account": subscription.account,
-        "url": subscription.url,
-        "state": subscription.state.value,
-        "types": list(subscription.types),
-        "statuses": list(subscription.statuses) or None,
-        "phone_format": subscription.phones.value,
-        "format": subscription.format.value,
-        "client_certificate_until": moment(subscription.identity.expires_ms) if subscription.identity else None,
-        "own_authorities": subscription.identity is not None and subscription.identity.own_authorities,
-        "headers": [one.name for one in subscription.headers],
-        "created_at": At(ms=subscription.created_ms),
-    }
-
-
-def _condition(subscription: Subscription, health: Health) -> dict[str, object]:
-    retry_ms = subscription.retry_ms
-    return {
-        "reason": subscription.reason or None,
-        "since": moment(subscription.since_ms),
-        "rate": subscription.rate,
-        "concurrency": subscription.concurrency,
-        "max_batch": subscription.max_batch,
-        "partitions": subscription.partitions,
-        "retry": None if retry_ms is None else format_durations_ms(retry_ms),
-        "failures_in_a_row": health.failures,
-        "failing_since": At(ms=health.opened_ms) if health.is_open else None,
-        "next_attempt_at": moment(health.gate_ms),
-    }
-
-
-def _tallied(tally: Tally, dropped: int) -> dict[str, object]:
-    return {
-        "waiting_events": tally.waiting,
-        "dead": tally.dead,
-        "over_backlog": tally.over_backlog,
-        "over_kept": tally.over_kept,
-        "dead_dropped": tally.dead_dropped,
-        "dropped": dropped,
-    }
-
-
-def _waits(subscription: Subscription, lanes: int) -> dict[str, object]:
-    return {"waiting": lanes, "parked": 0} if subscription.is_active else {"waiting": 0, "parked": lanes}
 
 
 def _counts(bridge: Bridge, subscription: str) -> tuple[int, int]:

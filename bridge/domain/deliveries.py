@@ -130,7 +130,9 @@ class Tally(msgspec.Struct, frozen=True, gc=False):
     """A subscription's counts: events that wait, dead letters there are, and what its limits did since it was made.
 
     ``over_backlog`` became dead letters because too much waited, ``over_kept`` because too much waited that the log
-    had dropped; ``dead_dropped`` were the oldest of too many dead letters.
+    had dropped; ``dead_dropped`` were the oldest of too many dead letters. ``of_ours`` are those of these three that
+    operators' events brought about. ``exhausted`` became dead letters after their last retry, or were aborted;
+    operators' events are not among them.
     """
 
     waiting: int = 0
@@ -138,6 +140,8 @@ class Tally(msgspec.Struct, frozen=True, gc=False):
     over_backlog: int = 0
     over_kept: int = 0
     dead_dropped: int = 0
+    of_ours: tuple[int, int, int] = (0, 0, 0)
+    exhausted: int = 0
 
     @property
     def limited(self) -> int:

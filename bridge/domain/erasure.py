@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import hmac
+import json
+import re
+from functools import lru_cache
 
 import msgspec
 
@@ -10,6 +13,10 @@ from bridge.domain.receipts import normalise_phone
 from bridge.domain.status import SessionState
 
 KEY_BYTES = 32
+REMOVED = "***"
+_FEWEST_DIGITS = 7
+"""Of a shorter number any figure of an order would be taken for the phone."""
+_SEPARATORS = r"[ ().-]{0,2}"
 
 
 def tombstone(key: bytes, phone: str) -> bytes:
@@ -20,20 +27,83 @@ def tombstone(key: bytes, phone: str) -> bytes:
     return hmac.digest(key, normalise_phone(phone).encode(), "sha256")[:16]
 
 
+class Cleaned(msgspec.Struct, frozen=True):
+    """Metadata without a phone. ``doubtful``: its digits are still in it, within a longer number."""
+
+    metadata: str
+    doubtful: bool = False
+
+
+def without_phone_in(metadata: str, digits: str) -> Cleaned:
+    """A session's metadata (JSON) without a phone (its normalised digits), where a sender put it there.
+
+    In a text the number is replaced, in any usual spelling, and what stands beside it stays; a number becomes null; a
+    member of an object goes with its name. Within a longer number nobody can tell whether it is the phone.
+    """
+    if not is_in(metadata, digits):
+        return Cleaned(metadata)
+    spelled = _spelled(digits)
+    try:
+        # Not msgspec: a number that has more digits than a double is to stay what it is.
+        cleaned = _cleaned(json.loads(metadata), digits, spelled)
+    except (ValueError, RecursionError):
+        return Cleaned(metadata, doubtful=True)
+    text = json.dumps(cleaned, ensure_ascii=False, separators=(",", ":"))
+    if text == json.dumps(json.loads(metadata), ensure_ascii=False, separators=(",", ":")):
+        text = metadata
+    return Cleaned(text, any(_national(digits) in run for run in re.findall("[0-9]+", text)))
+
+
+def is_in(metadata: str, digits: str) -> bool:
+    """Whether metadata has a phone's digits anywhere: in one piece, or as one may spell a number."""
+    if len(digits) < _FEWEST_DIGITS or not digits.isdecimal() or not metadata:
+        return False
+    return _national(digits) in metadata or _spelled(digits).search(metadata) is not None
+
+
+def _national(digits: str) -> str:
+    return digits[2:] if len(digits) == 13 and digits.startswith("86") else digits
+
+
+@lru_cache(maxsize=8)
+def _spelled(digits: str) -> re.Pattern[str]:
+    national = _national(digits)
+    country = r"(?:\(?(?:\+|00)?86\)?[ .-]?)?" if national != digits else r"\(?(?:\+|00)?"
+    return re.compile(rf"(?<![0-9]){country}{_SEPARATORS.join(national)}(?![0-9])")
+
+
+def _cleaned(value: object, digits: str, spelled: re.Pattern[str]) -> object:
+    if isinstance(value, str):
+        return spelled.sub(REMOVED, value)
+    if isinstance(value, dict):
+        return {
+            name: _cleaned(member, digits, spelled) for name, member in value.items() if not spelled.search(str(name))
+        }
+    if isinstance(value, list):
+        return [_cleaned(member, digits, spelled) for member in value]
+    if isinstance(value, float) and value.is_integer():
+        value = int(value) if normalise_phone(str(int(value))) == digits else value
+    if isinstance(value, int) and not isinstance(value, bool) and normalise_phone(str(value)) == digits:
+        return None
+    return value
+
+
 def without_phone(state: SessionState, digits: str) -> SessionState | None:
     """A session without a phone (its normalised digits), None where it has none of it.
 
     What is expected goes down with it: a session must not wait for somebody whose receipts are no longer heard.
+    Where its metadata names the phone, that goes too.
     """
+    metadata = without_phone_in(state.metadata, digits).metadata
     phones = tuple(phone for phone in state.phones if normalise_phone(phone.phone) != digits)
     awaiting = tuple(one for one in state.awaiting if normalise_phone(one[0]) != digits)
     gone = [phone for phone in state.phones if normalise_phone(phone.phone) == digits]
     unmet = len(state.awaiting) - len(awaiting)
     if not gone and not unmet:
-        return None
+        return None if metadata == state.metadata else msgspec.structs.replace(state, metadata=metadata)
     count = state.expected_count
     if count is not None:
         listed = bool(state.awaiting) or any(phone.expected for phone in state.phones)
         met = len([phone for phone in gone if phone.expected]) if listed else len(gone)
         count = max(0, count - met - unmet)
-    return msgspec.structs.replace(state, phones=phones, awaiting=awaiting, expected_count=count)
+    return msgspec.structs.replace(state, phones=phones, awaiting=awaiting, expected_count=count, metadata=metadata)

@@ -7,6 +7,7 @@ every attempt sends the same bytes.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from functools import lru_cache
 
@@ -18,7 +19,14 @@ from bridge.domain.status import Change, SessionState
 SCHEMA = 2
 STATUS_CHANGED = "sms.status.changed"
 TEST = "bridge.test"
-EVENT_TYPES = {0: STATUS_CHANGED, 1: TEST}
+DISABLED, EXHAUSTED, DROPPED = 4, 5, 6
+EVENT_TYPES = {
+    0: STATUS_CHANGED,
+    1: TEST,
+    DISABLED: "bridge.subscription.disabled",
+    EXHAUSTED: "bridge.delivery.exhausted",
+    DROPPED: "bridge.backlog.dropped",
+}
 """By the number that a record holds: never use one again for another."""
 STATUSES = tuple(status.text for status in Status)
 
@@ -29,8 +37,8 @@ class Record(msgspec.Struct, frozen=True, array_like=True, gc=False):
     Times ending in ``_ms`` are Unix milliseconds, ``receipt_time`` Unix seconds; ``result`` is None where the status
     is our own deadline's. The account is the log's, not the record's.
 
-    ``type`` is a number of ``EVENT_TYPES``; records of schema 1 lack it, and are changes of status. A test has a
-    ``session_no`` that no session can have, and its data in ``metadata``.
+    ``type`` is a number of ``EVENT_TYPES``; records of schema 1 lack it, and are changes of status. An event of the
+    bridge's own has a ``session_no`` that no session can have, and its data in ``metadata``.
     """
 
     schema: int
@@ -137,10 +145,20 @@ def unpack(data: bytes) -> Record:
 
 def record_of_test(account: str, subscription: str, nonce: str, now_ms: int) -> Record:
     """The record of a test for one subscription; ``nonce`` tells it from the others."""
+    return record_of_ours(1, nonce, {"account": account, "subscription": subscription}, now_ms)
+
+
+def record_of_ours(kind: int, name: str, data: Mapping[str, object], now_ms: int) -> Record:
+    """The record of an event of the bridge's own; those of a kind with the same ``name`` are sent in order."""
     # A SessionNo holds no space: the lane, and the id, are no session's.
-    session_no = f"{TEST} {nonce}"
-    data = _encoder.encode({"account": account, "subscription": subscription}).decode()
-    return Record(SCHEMA, session_no, "", "", 0, 0, 1, False, False, None, "", "", 0, 0, now_ms, 0, data, 1)
+    session_no = f"{EVENT_TYPES[kind]} {name}"
+    text = _encoder.encode(data).decode()
+    return Record(SCHEMA, session_no, "", "", 0, 0, 1, False, False, None, "", "", 0, 0, now_ms, 0, text, kind)
+
+
+def is_ours(event: Record) -> bool:
+    """Whether an event tells of the bridge itself, and not of an SMS."""
+    return EVENT_TYPES.get(event.type, "").startswith("bridge.")
 
 
 def event_id(account: str, event: Record) -> str:
@@ -148,7 +166,8 @@ def event_id(account: str, event: Record) -> str:
 
     Of what the change is: account, session, normalised phone, user id, status and, for a final word of the
     provider's, its ReceiptTime. Not of when or as which one we saw it, so that the same change seen again after a
-    store lost its last second, or after a session was forgotten, has the same id.
+    store lost its last second, or after a session was forgotten, has the same id. Of what is neither a change of
+    status nor a test it is a hash of its type and data too.
     """
     session_no, phone, user_id = event.session_no, normalise_phone(event.phone), event.user_id
     status = STATUSES[event.status]
@@ -159,6 +178,9 @@ def event_id(account: str, event: Record) -> str:
         f"{len(account)}:{account}{len(session_no)}:{session_no}{len(phone)}:{phone}"
         f"{len(user_id)}:{user_id}{len(status)}:{status}{len(time)}:{time}"
     )
+    if event.type > 1:
+        name = EVENT_TYPES[event.type]
+        text += f"{len(name)}:{name}{len(event.metadata)}:{event.metadata}"
     return "evt_" + base32(hashlib.sha256(text.encode()).digest())
 
 

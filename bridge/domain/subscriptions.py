@@ -11,14 +11,18 @@ from enum import StrEnum
 import msgspec
 
 from bridge.domain.credentials import Identity
-from bridge.domain.events import EVENT_TYPES, STATUS_CHANGED, STATUSES
+from bridge.domain.events import EVENT_TYPES, STATUS_CHANGED, STATUSES, TEST, Record, is_ours
 from bridge.domain.receipts import Status
 from bridge.errors import UsageError
 
 
 class SubscriptionState(StrEnum):
-    """active → paused (by an operator) or disabled (by its receiver) → active, when an operator resumes it."""
+    """active → paused (by an operator) or disabled (by its receiver) → active, when an operator resumes it.
 
+    filling → active: it is new, and being given what the log has since a time.
+    """
+
+    FILLING = "filling"
     ACTIVE = "active"
     PAUSED = "paused"
     DISABLED = "disabled"
@@ -72,14 +76,16 @@ class SealedIdentity(msgspec.Struct, frozen=True):
 class Subscription(msgspec.Struct, frozen=True, kw_only=True):
     """A callback URL with its secrets. ``created_ms`` is Unix milliseconds; ``secrets`` are sealed, newest first.
 
-    ``types`` are the types of events that it hears of by itself, ``statuses`` which statuses of a phone (none: all).
-    ``phone_key`` is what ``HASHED`` phones are hashed with, sealed. ``retired`` keys are the newest first.
+    ``types`` are the types of events that it hears of by itself (wildcards among them), ``statuses`` which statuses of
+    a phone (none: all). ``phone_key`` is what ``HASHED`` phones are hashed with, sealed. ``retired`` keys are the
+    newest first.
 
     ``implicit``: it exists because sessions name its URL, hears of those alone, and has its account's secret.
-    ``reason`` and ``since_ms`` say why and since when it is in its state; ``releasing``, that it is active again but
-    not all of its queue yet. ``rate`` (attempts a second), ``concurrency`` and ``retry_ms`` are the bridge's own where
-    they are None. ``max_batch``: its callbacks carry up to so many events each; None: each carries one, by itself.
-    ``partitions`` is how many slices may serve it at once, each some of its shards.
+    ``reason`` and ``since_ms`` say why and since when it is in its state, ``disablings`` how often it was disabled;
+    ``releasing``, that it is active again but not all of its queue yet. ``rate`` (attempts a second), ``concurrency``
+    and ``retry_ms`` are the bridge's own where they are None. ``max_batch``: its callbacks carry up to so many events
+    each; None: each carries one, by itself. ``partitions`` is how many slices may serve it at once, each some of its
+    shards. While it is filling, ``fill_from_ms`` is since when.
     """
 
     id: str
@@ -105,6 +111,8 @@ class Subscription(msgspec.Struct, frozen=True, kw_only=True):
     retry_ms: tuple[int, ...] | None = None
     max_batch: int | None = None
     partitions: int | None = None
+    disablings: int = 0
+    fill_from_ms: int = 0
 
     @property
     def is_active(self) -> bool:
@@ -113,7 +121,19 @@ class Subscription(msgspec.Struct, frozen=True, kw_only=True):
 
     def wants(self, status: Status) -> bool:
         """Whether it is to hear that a phone's status became ``status``."""
-        return STATUS_CHANGED in self.types and (not self.statuses or status.text in self.statuses)
+        return self.hears(STATUS_CHANGED) and (not self.statuses or status.text in self.statuses)
+
+    def is_to_hear(self, event: Record) -> bool:
+        """Whether an event of its account's log is for it: no test, and none that is about itself."""
+        if not event.type:
+            return self.wants(Status(event.status))
+        about_itself = is_ours(event) and event.session_no.endswith(f" {self.id}")
+        name = EVENT_TYPES.get(event.type, "")
+        return name != TEST and not about_itself and self.hears(name)
+
+    def hears(self, event_type: str) -> bool:
+        """Whether it asked for events of this type: by its name, or by a wildcard such as ``bridge.*``."""
+        return is_asked_for(event_type, self.types)
 
 
 class Options(msgspec.Struct, frozen=True, kw_only=True):
@@ -133,11 +153,17 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
 
 
 PLAIN = Options()
+WILDCARDS = ("sms.*", "bridge.*")
 
 
 def parse_types(text: str) -> tuple[str, ...]:
-    """The event types in a list with commas between. Raises UsageError."""
-    return _parse_names(text, "--types", tuple(EVENT_TYPES.values()))
+    """The event types, ``sms.*`` and ``bridge.*`` among them, in a list with commas between. Raises UsageError."""
+    return _parse_names(text, "--types", (*EVENT_TYPES.values(), *WILDCARDS))
+
+
+def is_asked_for(event_type: str, asked: Sequence[str]) -> bool:
+    """Whether a type of events is among those asked for, wildcards among them."""
+    return event_type in asked or f"{event_type.partition('.')[0]}.*" in asked
 
 
 def parse_statuses(text: str) -> tuple[str, ...]:

@@ -16,7 +16,7 @@ import msgspec
 
 from bridge.domain import events
 from bridge.domain.commits import CommitResult, Due, Write
-from bridge.domain.erasure import KEY_BYTES, tombstone, without_phone
+from bridge.domain.erasure import KEY_BYTES, is_in, tombstone, without_phone, without_phone_in
 from bridge.domain.receipts import normalise_phone
 from bridge.errors import BridgeError
 from bridge.store import keys, positions
@@ -36,7 +36,12 @@ _phones_in = re.compile(r"[0-9(+][0-9()+ -]{4,}").findall
 
 
 class Erased(msgspec.Struct):
-    """How much was removed, or would be: sessions changed, events, their waiting deliveries, and the rest."""
+    """How much was removed, or would be: sessions changed, events, their waiting deliveries, and the rest.
+
+    ``metadata`` counts the sessions whose metadata named the phone. What could not be removed: ``metadata_left`` events
+    and dead letters of other phones carry such metadata until they are trimmed, for their bytes do not change; and of
+    the sessions ``doubtful`` the metadata has the digits within a longer number.
+    """
 
     sessions: int = 0
     events: int = 0
@@ -44,6 +49,9 @@ class Erased(msgspec.Struct):
     dead: int = 0
     attempts: int = 0
     rejected: int = 0
+    metadata: int = 0
+    metadata_left: int = 0
+    doubtful: list[str] = []
 
 
 class Tombstones:
@@ -137,25 +145,27 @@ class Eraser:
         registry = self._subscriptions.load()
         for account in accounts:
             names = [one.id for one in registry.of(account)]
-            done.sessions += self._from_sessions(account, digits)
-            for shard, records in self._records(account, names, digits):
+            self._from_sessions(account, digits, done)
+            for shard, records in self._records(account, names, digits, done):
                 done.waiting += sum(self._queues.take_out(name, shard, records, dry=self._dry) for name in names)
                 done.events += self._from_log(account, shard, records)
             for name in names:
-                done.dead += self._from_dead(account, name, digits)
+                done.dead += self._from_dead(account, name, digits, done)
                 done.attempts += self._attempts.erase(name, events.phone_tag(phone), dry=self._dry)
             done.rejected += self._from_rejected(account, digits)
         return done
 
-    def _from_sessions(self, account: str, digits: str) -> int:
-        count = 0
+    def _from_sessions(self, account: str, digits: str, done: Erased) -> None:
         for session_no, seen in self._sessions.scan(account):
             self._tell(1)
+            if seen.metadata:
+                cleaned = without_phone_in(seen.metadata, digits)
+                done.metadata += cleaned.metadata != seen.metadata
+                done.doubtful += [session_no] * cleaned.doubtful
             if without_phone(seen, digits) is not None:
-                count += 1
+                done.sessions += 1
                 if not self._dry:
                     self._rewrite(account, session_no, digits)
-        return count
 
     def _rewrite(self, account: str, session_no: str, digits: str) -> None:
         for _ in range(_TRIES):
@@ -171,12 +181,17 @@ class Eraser:
                 return
         raise BridgeError("a session kept changing while a phone was erased from it: erase it again")
 
-    def _records(self, account: str, names: Sequence[str], digits: str) -> Iterator[tuple[int, dict[bytes, bytes]]]:
-        """The phone's records, by shard and position: of the log, and kept aside once the log has dropped them."""
+    def _records(
+        self, account: str, names: Sequence[str], digits: str, done: Erased
+    ) -> Iterator[tuple[int, dict[bytes, bytes]]]:
+        """The phone's records, by shard and position: of the log, and kept aside once the log has dropped them.
+
+        Counts on the way what others carry of it.
+        """
         found: dict[int, dict[bytes, bytes]] = {}
         for one in self._log.read(account):
             self._tell(1)
-            if _is_of(one.record, digits):
+            if _is_of(one.record, digits, done):
                 page = found.setdefault(one.shard, {})
                 page[one.position] = one.record
                 if len(page) >= _PAGE:
@@ -185,7 +200,7 @@ class Eraser:
         for name in names:
             for shard in range(self._shards):
                 kept = self._queues.all_kept(name, shard)
-                mine = {place: record for place, record in kept.items() if _is_of(record, digits)}
+                mine = {place: record for place, record in kept.items() if _is_of(record, digits, done)}
                 if mine:
                     yield shard, mine
 
@@ -197,8 +212,8 @@ class Eraser:
             self._client.run([Call("erase_events", [keys.log(shard, account), keys.erased(shard, account)], args)])
         return len(records)
 
-    def _from_dead(self, account: str, name: str, digits: str) -> int:
-        letters = [one for one in self._queues.dead_letters(name) if one.record and _is_of(one.record, digits)]
+    def _from_dead(self, account: str, name: str, digits: str, done: Erased) -> int:
+        letters = [one for one in self._queues.dead_letters(name) if one.record and _is_of(one.record, digits, done)]
         if not self._dry:
             for one in letters:
                 self._from_log(account, one.shard, {one.position: one.record})
@@ -216,5 +231,9 @@ class Eraser:
         return len(found)
 
 
-def _is_of(record: bytes, digits: str) -> bool:
-    return normalise_phone(events.unpack(record).phone) == digits
+def _is_of(record: bytes, digits: str, done: Erased) -> bool:
+    event = events.unpack(record)
+    if normalise_phone(event.phone) == digits:
+        return True
+    done.metadata_left += is_in(event.metadata, digits)
+    return False

@@ -16,6 +16,7 @@ u:wake:<what>            string whoever wakes a task                    a TTL of
 u:beat                   string bridge.tick                             a TTL of 10 s
 u:erasure                hash   bridge erase                            one field
 u:erased                 hash   bridge erase, bridge.trim               one field an erased phone, for about 3 weeks
+u:audit                  stream operators' commands                     newest 10,000
 u:attempts:<sub>         stream bridge.deliver                          a TTL of 30 days; newest 10,000
 u:rate:<a>               hash   bridge.poll                             a TTL of a minute
 u:pause:<a>              hash   bridge.poll                             a TTL of an hour; why calls are paused
@@ -25,16 +26,17 @@ u{i}:index               zset   every script that moves a due time      one memb
 u{i}:s:<a>:<no>          string bridge.track, bridge.poll               removed BRIDGE_KEEP_SETTLED after it settled
 u{i}:due:<a>             zset   bridge.track, bridge.poll               one member a session that is not settled
 u{i}:expiry              zset   bridge.poll, bridge.trim                one member a settled session
-u{i}:log:<a>             stream bridge.poll, trim; subscriptions test   BRIDGE_KEEP_EVENTS
+u{i}:begin:<a>           string bridge.trim                             one id: from which on the log is whole
+u{i}:log:<a>             stream every script that records events        BRIDGE_KEEP_EVENTS
 u{i}:hold:<sub>          string bridge.deliver                          a TTL of at most 45 s
-u{i}:q:<sub>             zset   poll, deliver; subscriptions test       one member a waiting lane
-u{i}:l:<sub>:<bucket>    hash   poll, deliver; subscriptions test       one field a waiting lane
-u{i}:state:<sub>         hash   bridge.deliver, subscriptions pause     four fields
+u{i}:q:<sub>             zset   every script that records events        one member a waiting lane
+u{i}:l:<sub>:<bucket>    hash   every script that records events        one field a waiting lane
+u{i}:state:<sub>         hash   bridge.deliver, subscriptions add       five fields
 u{i}:kept:<sub>          hash   bridge.trim, bridge.deliver             100,000 of what waits for longer than the log
 u{i}:dead:<sub>          stream bridge.deliver, poll, trim              BRIDGE_KEEP_DEAD and 100,000 of a subscription
 u{i}:erased:<a>          zset   bridge erase, bridge.trim               BRIDGE_KEEP_DEAD
 u{i}:told:<sub>:<hour>   string bridge.deliver                          a TTL of BRIDGE_KEEP_EVENTS and two hours
-u{i}:count:<sub>         hash   every script that moves deliveries      seven fields
+u{i}:count:<sub>         hash   every script that moves deliveries      twelve fields
 ======================== ====== ======================================= ================================================
 """
 
@@ -48,6 +50,7 @@ ACCOUNTS = "u:accounts"
 ERASURE = "u:erasure"
 TOMBSTONES = "u:erased"
 BEAT = "u:beat"
+AUDIT = "u:audit"
 
 NO_REGISTRY = b"0"
 """The version of a registry that nothing was ever written to."""
@@ -118,6 +121,10 @@ def log(shard: int, account: str) -> str:
     return f"u{{{shard}}}:log:{account}"
 
 
+def begin(shard: int, account: str) -> str:
+    return f"u{{{shard}}}:begin:{account}"
+
+
 def hold(shard: int, subscription: str) -> str:
     return f"u{{{shard}}}:hold:{subscription}"
 
@@ -132,7 +139,10 @@ def lanes(shard: int, subscription: str, lane: bytes) -> str:
 
 
 def state(shard: int, subscription: str) -> str:
-    """A queue's ``gate``, ``parked`` and ``dropped``; in its home shard the receiver's ``health`` too."""
+    """A queue's ``gate``, ``parked``, ``dropped`` and, while it is being filled, ``filled``.
+
+    In its home shard the receiver's ``health`` too.
+    """
     return f"u{{{shard}}}:state:{subscription}"
 
 

@@ -5,14 +5,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from typing import cast
 
-from bridge.domain.deliveries import Tally
 from bridge.domain.policy import DEFAULT_LIMITS, Limits, allowances
 from bridge.store import keys, positions
 from bridge.store.client import Argument, Call, Client
-from bridge.store.queues import QueueStore
+from bridge.store.queues import QueueStore, is_ours
 
 _AT_ONCE = 500
 _OVER_KEPT = "too many events waited for longer than the log keeps them"
@@ -56,9 +56,10 @@ class LimitStore:
             for shard, group in oldest.items():
                 for start in range(0, len(group), _AT_ONCE):
                     found = self._queues.kept(name, {shard: group[start : start + _AT_ONCE]})
-                    buried += self._queues.bury(
-                        name, shard, {place: one for (_, place), one in found.items()}, _OVER_KEPT
-                    )
+                    ours = {place: one for (_, place), one in found.items() if is_ours(one)}
+                    others = {place: one for (_, place), one in found.items() if place not in ours}
+                    buried += self._queues.bury(name, shard, others, _OVER_KEPT)
+                    buried += self._queues.bury(name, shard, ours, _OVER_KEPT, apart=True)
         return buried
 
     def limit_dead(self, subscriptions: Sequence[str]) -> int:
@@ -74,27 +75,24 @@ class LimitStore:
             [["XRANGE", keys.dead(shard, name), "-", "+", "COUNT", count] for shard in self._shards]
         )
         found = [
-            (positions.from_id(at), shard)
-            for shard, page in enumerate(cast("list[list[tuple[bytes, object]]]", pages))
-            for at, _ in page
+            (positions.from_id(at), shard, is_ours(flat[1]))
+            for shard, page in enumerate(cast("list[list[tuple[bytes, list[bytes]]]]", pages))
+            for at, flat in page
         ]
-        last = {shard: place for place, shard in sorted(found)[:count]}
+        last: dict[int, bytes] = {}
+        ours: Counter[int] = Counter()
+        for place, shard, told_by_us in sorted(found)[:count]:
+            last[shard] = place
+            ours[shard] += told_by_us
         calls = [
-            Call("drop_dead", [keys.dead(shard, name), keys.counts(shard, name)], [positions.id_after(place)])
+            Call(
+                "drop_dead",
+                [keys.dead(shard, name), keys.counts(shard, name)],
+                [positions.id_after(place), ours[shard]],
+            )
             for shard, place in last.items()
         ]
         return sum(cast("list[int]", self._client.run(calls)))
-
-    def newly_limited(self, subscriptions: Sequence[str]) -> dict[str, Tally]:
-        """The subscriptions whose limits were applied since this was last called: each is told of once."""
-        news: dict[str, Tally] = {}
-        tallies = self._queues.tallies(subscriptions)
-        said = self._client.commands([["HGET", keys.counts(0, name), "said"] for name in tallies])
-        for (name, tally), before in zip(tallies.items(), cast("list[bytes | None]", said), strict=True):
-            if tally.limited > int(before or 0):
-                news[name] = tally
-        self._client.commands([["HSET", keys.counts(0, name), "said", tally.limited] for name, tally in news.items()])
-        return news
 
     def _excess(
         self, subscriptions: Sequence[str], length: str, key: Callable[[int, str], str], most: int

@@ -200,7 +200,7 @@ def _take_page(
 
 
 def _trim_call(shard: int, account: str, subscriptions: Sequence[str], page: list[tuple[bytes, bytes]]) -> Call:
-    names = [keys.log(shard, account)]
+    names = [keys.log(shard, account), keys.begin(shard, account)]
     args: list[Argument] = []
     count = 0
     for position, record in page:

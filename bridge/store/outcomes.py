@@ -23,6 +23,8 @@ _HEAD = struct.Struct(">IH")
 _ENTRY = 10
 _HOUR_MS = 3_600_000
 _HOURS_AT_ONCE = 6
+_LONGEST_MS = 91 * 24 * _HOUR_MS
+"""A day more than a log may keep events for, and outcomes with them."""
 
 
 class Told(msgspec.Struct, frozen=True, gc=False):
@@ -63,6 +65,22 @@ class OutcomeStore:
         waits = self._waits(subscription, shard, position, record)
         return Fate(waits, dead, tuple(self._told(subscription, shard, position, now_ms)))
 
+    def accepted(self, subscription: str, shard: int, since_ms: int, now_ms: int) -> set[bytes]:
+        """The events of a shard's log that a subscription accepted, of those recorded since a time (Unix ms).
+
+        By the last 8 bytes of their positions (``mark_of``): the milliseconds before come again after 49 days, longer
+        than any log.
+        """
+        found: set[bytes] = set()
+        for _, noted in self._noted(subscription, shard, since_ms, now_ms):
+            at = 0
+            while at < len(noted):
+                _, count = _HEAD.unpack_from(noted, at)
+                at += _HEAD.size
+                found.update(noted[place : place + 8] for place in range(at, at + count * _ENTRY, _ENTRY))
+                at += count * _ENTRY
+        return found
+
     def _waits(self, subscription: str, shard: int, position: bytes, record: bytes) -> Waits | None:
         event = events.unpack(record)
         lanes = [events.lane_id(event.session_no, event.phone), events.resend_lane(position)]
@@ -77,13 +95,23 @@ class OutcomeStore:
         return None
 
     def _told(self, subscription: str, shard: int, position: bytes, now_ms: int) -> Iterator[Told]:
-        """From the hour before its own on: a holder's clock may be seconds behind."""
-        hours = range(int.from_bytes(position[:8]) // _HOUR_MS - 1, now_ms // _HOUR_MS + 2)
+        for hour, noted in self._noted(subscription, shard, int.from_bytes(position[:8]), now_ms):
+            yield from _find(noted, mark_of(position), hour)
+
+    def _noted(self, subscription: str, shard: int, since_ms: int, now_ms: int) -> Iterator[tuple[int, bytes]]:
+        """What was noted, by hour. From the hour before its own on: a holder's clock may be seconds behind."""
+        hours = range(max(since_ms, now_ms - _LONGEST_MS) // _HOUR_MS - 1, now_ms // _HOUR_MS + 2)
         for start in range(0, len(hours), _HOURS_AT_ONCE):
             page = hours[start : start + _HOURS_AT_ONCE]
             replies = self._client.commands([["GET", keys.told(shard, subscription, hour)] for hour in page])
             for hour, noted in zip(page, cast("list[bytes | None]", replies), strict=True):
-                yield from _find(noted or b"", position[4:], hour)
+                if noted:
+                    yield hour, noted
+
+
+def mark_of(position: bytes) -> bytes:
+    """What of an event's position is noted with its outcome."""
+    return position[4:]
 
 
 def _find(noted: bytes, wanted: bytes, hour: int) -> Iterator[Told]:

@@ -23,6 +23,16 @@ def to_id(position: bytes) -> str:
     return f"{millis}-{sequence}"
 
 
+def of(unix_ms: int) -> bytes:
+    """The first position of a millisecond."""
+    return _FORMAT.pack(unix_ms, 0)
+
+
+def next_after(position: bytes) -> bytes:
+    """The position next to this one."""
+    return (int.from_bytes(position) + 1).to_bytes(SIZE)
+
+
 def id_after(position: bytes) -> str:
     """The lowest stream id behind a position."""
     millis, sequence = _FORMAT.unpack(position)

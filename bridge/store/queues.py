@@ -25,7 +25,9 @@ from bridge.store.client import Argument, Call, Client, Steps
 
 _packer = msgspec.msgpack.Encoder()
 _health_of = msgspec.msgpack.Decoder(Health).decode
+_Page = list[tuple[bytes, list[bytes]]]
 _HOUR_MS = 3_600_000
+_COUNTS = ("w", "x", "o", "k", "d", "qo", "qk", "qd")
 
 
 class QueueStore:
@@ -68,18 +70,6 @@ class QueueStore:
         # Which outcomes are put together: no promise hangs on a few seconds more or less.
         self._hour = now_ms // _HOUR_MS
         return now_ms, claimed
-
-    def announce(self, account: str, subscription: str, shard: int, lane: bytes, record: bytes) -> None:
-        """Record an event in ``shard`` that is no session's change, for one subscription alone, and queue it there."""
-        names = [
-            keys.index(shard),
-            keys.log(shard, account),
-            keys.queue(shard, subscription),
-            keys.lanes(shard, subscription, lane),
-            keys.counts(shard, subscription),
-            keys.state(shard, subscription),
-        ]
-        self._client.run([Call("announce", names, [record, lane, keys.queue_member(subscription)])])
 
     def peek(self, wanted: Sequence[tuple[str, int, Sequence[bytes]]]) -> list[list[Lane]]:
         """Read claimed lanes: ``wanted`` is (subscription, shard, lanes). Lanes that are gone are left out."""
@@ -248,15 +238,18 @@ class QueueStore:
         commands: list[list[Argument]] = []
         for name in subscriptions:
             for shard in range(self._shards):
-                commands.append(["HMGET", keys.counts(shard, name), "w", "o", "k", "d"])
+                commands.append(["HMGET", keys.counts(shard, name), *_COUNTS])
                 commands.append(["XLEN", keys.dead(shard, name)])
         replies = self._client.commands(commands)
         found: dict[str, Tally] = {}
         for place, name in enumerate(subscriptions):
             own = replies[2 * place * self._shards : 2 * (place + 1) * self._shards]
             rows = [[int(value or 0) for value in cast("list[bytes | None]", reply)] for reply in own[::2]]
-            waiting, over_backlog, over_kept, dropped = (sum(column) for column in zip(*rows, strict=True))
-            found[name] = Tally(waiting, sum(cast("list[int]", own[1::2])), over_backlog, over_kept, dropped)
+            waiting, exhausted, *limits = (sum(column) for column in zip(*rows, strict=True))
+            ours = (limits[3], limits[4], limits[5])
+            over_backlog, over_kept, dropped = (limits[place] + ours[place] for place in range(3))
+            dead = sum(cast("list[int]", own[1::2]))
+            found[name] = Tally(waiting, dead, over_backlog, over_kept, dropped, ours, exhausted)
         return found
 
     def take_out(self, subscription: str, shard: int, records: Mapping[bytes, bytes], *, dry: bool) -> int:
@@ -269,11 +262,18 @@ class QueueStore:
         values = cast("list[bytes]", flat)
         return dict(zip(values[::2], values[1::2], strict=True))
 
-    def bury(self, subscription: str, shard: int, records: Mapping[bytes, bytes], error: str) -> int:
-        """Take events (position: record) out of a queue, and make dead letters of them. Returns how many were there."""
+    def bury(
+        self, subscription: str, shard: int, records: Mapping[bytes, bytes], error: str, *, apart: bool = False
+    ) -> int:
+        """Take events (position: record) out of a queue, and make dead letters of them. Returns how many were there.
+
+        ``apart``: they are operators' events, and counted apart.
+        """
+        if not records:
+            return 0
         names = [keys.index(shard)]
         names += [make(shard, subscription) for make in (keys.queue, keys.dead, keys.kept, keys.counts, keys.state)]
-        args: list[Argument] = [keys.queue_member(subscription), error, self._limits.dead]
+        args: list[Argument] = [keys.queue_member(subscription), error, self._limits.dead, "q" if apart else ""]
         for position, record in records.items():
             event = events.unpack(record)
             # In its phone's lane, or in one of its own where it was sent again.
@@ -307,21 +307,25 @@ class QueueStore:
                 (reply,) = self._client.commands(
                     [["XREVRANGE", keys.dead(shard, subscription), high, "-", "COUNT", 500]]
                 )
-                page = cast("list[tuple[bytes, list[bytes]]]", reply)
+                page = cast("_Page", reply)
                 for stream_id, flat in page:
-                    fields = dict(zip(flat[::2], flat[1::2], strict=True))
-                    yield DeadLetter(
-                        fields[b"r"],
-                        fields[b"e"].decode(),
-                        int(fields[b"a"]),
-                        int(stream_id.split(b"-")[0]),
-                        shard,
-                        fields[b"p"],
-                        stream_id.decode(),
-                    )
+                    yield _letter(shard, stream_id, flat)
                 if len(page) < 500:
                     break
                 high = f"({page[-1][0].decode()}"
+
+    def last_error(self, subscription: str) -> str:
+        """Why the last of its events was given up after an attempt, "" if none was lately."""
+        replies = self._client.commands(
+            [["XREVRANGE", keys.dead(shard, subscription), "+", "-", "COUNT", 20] for shard in range(self._shards)]
+        )
+        letters = [
+            _letter(shard, stream_id, flat)
+            for shard, reply in enumerate(replies)
+            for stream_id, flat in cast("_Page", reply)
+        ]
+        tried = [one for one in letters if one.attempts and not is_ours(one.record)]
+        return max(tried, key=lambda one: one.died_ms).error if tried else ""
 
     def trim_dead(self, subscriptions: Sequence[str], before_ms: int) -> int:
         """Drop dead letters older than ``before_ms`` (Unix ms). Returns how many."""
@@ -387,8 +391,24 @@ class QueueStore:
             elif one.verdict is Verdict.RETRY:
                 args += ("retrying", one.attempts, one.due_ms, "")
             else:
-                args += ("dead", one.attempts, one.record, one.error)
+                args += ("unsaid" if is_ours(one.record) else "dead", one.attempts, one.record, one.error)
         return Call("settle_lanes", names, args)
+
+
+def _letter(shard: int, stream_id: bytes, flat: list[bytes]) -> DeadLetter:
+    fields = dict(zip(flat[::2], flat[1::2], strict=True))
+    died_ms = int(stream_id.split(b"-")[0])
+    return DeadLetter(
+        fields[b"r"], fields[b"e"].decode(), int(fields[b"a"]), died_ms, shard, fields[b"p"], stream_id.decode()
+    )
+
+
+def is_ours(record: bytes) -> bool:
+    """Whether a record is an operators' event; not one that is empty, or cannot be read."""
+    try:
+        return bool(record) and events.is_ours(events.unpack(record))
+    except msgspec.MsgspecError:
+        return False
 
 
 def _places(shard: int, name: str) -> list[str]:

@@ -157,7 +157,13 @@ class SubscriptionStore:
             done = self.change(
                 subscription,
                 lambda one: (
-                    msgspec.structs.replace(one, state=SubscriptionState.DISABLED, reason=reason, since_ms=now_ms)
+                    msgspec.structs.replace(
+                        one,
+                        state=SubscriptionState.DISABLED,
+                        reason=reason,
+                        since_ms=now_ms,
+                        disablings=one.disablings + 1,
+                    )
                     if one.is_active
                     else None
                 ),

@@ -11,6 +11,8 @@ import pytest
 import redis
 
 from bridge.cli.doctor_checks import SERVER_CHECKS, Server, Verdict
+from bridge.domain.credentials import Identity
+from bridge.domain.subscriptions import Options
 from bridge.wiring import Bridge
 from tests.commands import URL, Terminal, deliveries_in_every_state, use_environ
 from tests.servers import environ_for
@@ -181,6 +183,27 @@ def test_what_is_paused_rejected_or_dead_is_a_warning(bridge: Bridge, terminal: 
     ):
         assert found[name][0] == "warn"
         assert all(word in found[name][1] for word in words), found[name]
+
+
+@pytest.mark.parametrize(
+    ("days", "verdict", "says"),
+    [
+        (14.1, "ok", "1 client certificate, none ends within 14 days"),
+        (13.9, "warn", "ends in 13.9 days"),
+        (0.04, "warn", "ends in 0.0 days"),
+        (-1, "fail", "ended on "),
+    ],
+)
+def test_a_client_certificate_that_ends_is_said_in_time(
+    bridge: Bridge, terminal: Terminal, days: float, verdict: str, says: str
+) -> None:
+    ends_ms = bridge.clock.now_ms() + round(days * 86_400_000)
+    name = bridge.subscribe(URL, options=Options(identity=(Identity(b"c", b"k", b""), ends_ms)))[0].id
+    bridge.subscribe(URL, options=Options(identity=(Identity(b"", b"", b"a"), 0)))
+    found, said = _found(terminal, 1)["certificates"]  # 1: nobody runs a worker here
+    assert found == verdict
+    assert says in said
+    assert verdict == "ok" or name in said
 
 
 @pytest.mark.parametrize(

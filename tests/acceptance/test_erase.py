@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import pytest
 
 from bridge.wiring import Bridge
-from tests.commands import ONE, TWO, Terminal, answer, deliveries_in_every_state, heard
+from tests.commands import ONE, TWO, Terminal, answer, deliveries_in_every_state, heard, track
 
 
 def test_erase_removes_a_phone_and_a_later_poll_does_not_bring_it_back(bridge: Bridge, terminal: Terminal) -> None:
@@ -25,6 +27,18 @@ def test_erase_removes_a_phone_and_a_later_poll_does_not_bring_it_back(bridge: B
         said = terminal(*command, "--json").out
         assert ONE not in said
         assert TWO in said
+
+
+def test_what_metadata_keeps_of_it_is_said(bridge: Bridge, terminal: Terminal) -> None:
+    track(
+        bridge, {"session_no": "s1", "metadata": {"cc": ONE}}, {"session_no": "s2", "metadata": {"id": f"7{ONE[4:]}"}}
+    )
+    answer(bridge, "s1", heard(TWO, "发送成功"))
+    (done,) = terminal("erase", "--phone", ONE, "--json").rows()
+    assert (done["metadata"], done["metadata_left"], done["doubtful"]) == (1, 1, ["s2"])
+    assert ONE not in terminal("sessions", "show", "s1", "--json").out
+    (noted,) = terminal("audit", "--json").rows()
+    assert cast("dict[str, object]", noted["details"])["doubtful"] == 1
 
 
 @pytest.mark.usefixtures("bridge")

@@ -11,10 +11,11 @@ from typing import cast
 
 import pytest
 
+from bridge.domain.events import iso_millis
 from bridge.domain.signing import encode_secret
 from bridge.domain.subscriptions import BodyFormat, PhoneFormat
 from bridge.wiring import Bridge
-from tests.commands import URL, Terminal
+from tests.commands import URL, Terminal, deliveries_in_every_state
 from tests.hostile import Certificate
 
 
@@ -47,6 +48,8 @@ def test_the_phone_key_is_shown_once(bridge: Bridge, terminal: Terminal) -> None
     [
         (["--statuses", "deliverd"], "did you mean delivered?"),
         (["--types", "sms.status"], "did you mean sms.status.changed?"),
+        (["--types", "*"], "give some of sms.status.changed, "),
+        (["--types", "sms.*,bridge.*", "--format", "usms"], "no words for operators' events"),
         (["--phone-format", "hidden"], "hidden"),
         (["--format", "xml"], "xml"),
     ],
@@ -194,3 +197,53 @@ def test_a_client_certificate_is_taken_from_files_and_never_shown(
     for wrong in (files[:2], files[2:4], ("--ca-file", "/nowhere"), ("--ca-file", "/dev/null")):
         refused = terminal("subscriptions", "add", URL, *wrong)
         assert (refused.code, refused.out) == (2, "")
+
+
+def test_a_subscription_with_a_time_hears_of_what_was_recorded_since(bridge: Bridge, terminal: Terminal) -> None:
+    deliveries_in_every_state(bridge)
+    ran = terminal("subscriptions", "add", URL, "--since", "2h", "--json")
+    (row,) = ran.rows()
+    assert ran.code == 0
+    assert set(row) == {"id", "url", "secret"}
+    name = str(row["id"])
+    (shown,) = terminal("subscriptions", "show", name, "--json").rows()
+    assert (shown["state"], shown["waiting"], shown["waiting_events"]) == ("active", 4, 5)
+    at_s = bridge.clock.now_ms() // 1000 - 7200
+    assert terminal("subscriptions", "add", URL, "--since", str(at_s)).code == 0
+    (noted,) = terminal("audit", "--limit", "1", "--json").rows()
+    details = cast("dict[str, object]", noted["details"])
+    assert details == {"account": "default", "since": iso_millis(at_s * 1000)}
+
+
+def test_a_time_that_the_log_cannot_tell_of_is_refused(bridge: Bridge, terminal: Terminal) -> None:
+    name = deliveries_in_every_state(bridge)
+    bridge.log.trim("default", [name], bridge.clock.now_ms() + 60_000)
+    ran = terminal("subscriptions", "add", URL, "--since", "2h")
+    assert (ran.code, ran.out) == (2, "")
+    assert f"from {iso_millis(bridge.filling.begins_ms('default'))} on" in ran.err
+    assert "still to come" in terminal("subscriptions", "add", URL, "--since", "2099-01-01T00:00:00Z").err
+    assert "no time" in terminal("subscriptions", "add", URL, "--since", "yesterday").err
+    assert set(bridge.subscriptions.load().by_id()) == {name}
+
+
+def test_a_filling_that_was_cut_short_is_shown_and_goes_on(
+    bridge: Bridge, terminal: Terminal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deliveries_in_every_state(bridge)
+
+    def killed(*_args: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("bridge.lifecycle.fill", killed)
+        ran = terminal("subscriptions", "add", URL, "--since", "2h", "--json")
+    assert ran.code == 130
+    name = str(ran.rows()[0]["id"])
+    assert "filling" in terminal("subscriptions", "list").out
+    assert f"resume {name}" in terminal("subscriptions", "show", name).out
+    assert f"resume {name}" in terminal("doctor").out
+    (failed,) = terminal("audit", "--limit", "1", "--json").rows()
+    assert (failed["target"], failed["outcome"]) == (name, "failed")
+    assert terminal("subscriptions", "resume", name).code == 0
+    (shown,) = terminal("subscriptions", "show", name, "--json").rows()
+    assert (shown["state"], shown["waiting_events"]) == ("active", 5)

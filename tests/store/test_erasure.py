@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import cast
 
+import msgspec
+
 from bridge.domain import events
 from bridge.domain.commits import Due, Entry, Route, Write
 from bridge.domain.deliveries import FailedAttempt, Settlement
@@ -134,3 +136,37 @@ def test_a_settled_session_still_expires(parts: Parts) -> None:
     assert erase(parts).sessions == 1
     assert parts.redis.zscore(keys.expiry(parts.shard("s1")), "default:s1") == 5 + HOUR_MS
     assert parts.sessions.due_ms("default", "s1") is None
+
+
+def test_metadata_that_names_her_is_rid_of_her_and_what_cannot_be_is_counted(parts: Parts) -> None:
+    """Events of others carry it on, for their bytes do not change: what waits, is logged, or is a dead letter."""
+    parts.subscriptions.put(subscription())
+    named = f'{{"cc":"{HERS}","order":7}}'
+    unsure = f'{{"id":"99{HERS}00"}}'
+    for session_no, metadata in (("s1", named), ("s2", unsure), ("s3", '{"order":8}')):
+        event = msgspec.structs.replace(events.unpack(record(session_no, HIS)), metadata=metadata)
+        route = Route(SUB, events.lane_id(session_no, HIS))
+        state = SessionState(sent_ms=1, tracked_ms=1, phones=(PhoneState(HIS, "", 2, 1, 1, 1, False),))
+        parts.write(
+            session_no,
+            Entry(events.pack(event), [route]),
+            state=msgspec.structs.replace(state, metadata=metadata),
+            due=77,
+        )
+    expected = Erased(sessions=1, metadata=1, metadata_left=2, doubtful=["s2"])
+    assert erase(parts, dry=True) == expected
+    assert parts.sessions.read("default", ["s1"])["s1"].state is not None
+    assert erase(parts) == expected
+
+    stored = parts.sessions.read("default", ["s1", "s2", "s3"])
+    kept = {name: one.state.metadata for name, one in stored.items() if one.state}
+    assert kept == {"s1": '{"cc":"***","order":7}', "s2": unsure, "s3": '{"order":8}'}
+    assert parts.sessions.due_ms("default", "s1") == 77, "it is polled when it was to be"
+    assert parts.queues.tallies([SUB])[SUB].waiting == 3, "nobody else's event is gone"
+    assert erase(parts) == Erased(metadata_left=2, doubtful=["s2"])
+    (lane, *_) = parts.take(MINE, "s1")
+    (letter,) = parts.log.fetch("default", {lane.shard: [lane.position]}).values()
+    parts.queues.settle(MINE, {(SUB, lane.shard): [Settlement(lane, Verdict.DEAD, 1, 0, letter, "HTTP 500")]})
+    parts.log.trim("default", [], parts.now_ms() + HOUR_MS)
+    assert erase(parts).metadata_left == int(events.unpack(letter).metadata != '{"order":8}')
+    parts.assert_index_is_right()

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from bridge.domain.events import lane_id
 from bridge.domain.subscriptions import Deliver
 from bridge.store import keys
 from bridge.store.resending import Again
-from tests.parts import SUB, Parts, entry, record
+from tests.parts import SUB, Parts, entry
 
 MINE = b"m" * 16
 LATER_MS = 600_000
 
 
-def announce(parts: Parts, shard: int) -> None:
-    """Queue a test event, which asks for nobody's gate."""
-    parts.queues.announce("default", SUB, shard, lane_id("test", "1"), record("test"))
+def put_into_the_index(parts: Parts, shard: int) -> None:
+    """Say that the queue is due now, and that something is."""
+    parts.write("s1", entry("s1", "18500000002"))
+    parts.redis.zadd(keys.index(shard), {keys.queue_member(SUB): 1})
 
 
 def index_score(parts: Parts, shard: int) -> float | None:
@@ -27,7 +27,7 @@ def test_a_gated_queue_is_looked_for_at_its_gate(parts: Parts) -> None:
     shard = parts.shard("s1")
     gate_ms = parts.now_ms() + LATER_MS
     parts.redis.hset(keys.state(shard, SUB), "gate", gate_ms)
-    announce(parts, shard)
+    put_into_the_index(parts, shard)
     assert parts.claim(MINE, "s1") == []
     assert index_score(parts, shard) == gate_ms
 
@@ -40,7 +40,7 @@ def test_a_parked_queue_is_in_no_index(parts: Parts) -> None:
     parts.write("s1", entry("s1"))
     shard = parts.shard("s1")
     parts.redis.hset(keys.state(shard, SUB), "parked", 1)
-    announce(parts, shard)
+    put_into_the_index(parts, shard)
     assert parts.claim(MINE, "s1") == []
     assert index_score(parts, shard) is None
 

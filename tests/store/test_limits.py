@@ -85,7 +85,7 @@ def test_of_too_many_dead_letters_the_oldest_go_and_are_counted(parts: Parts) ->
         letter = Settlement(lane, Verdict.DEAD, 1, 0, record("s1", sequence=1), "HTTP 500")
         small.queues.settle(MINE, {(SUB, lane.shard): [letter]})
         assert dead(small) == [(5, "too many events were waiting"), (1, "HTTP 500")]
-        assert small.queues.tallies([SUB])[SUB] == Tally(0, 2, 4, 0, 3)
+        assert small.queues.tallies([SUB])[SUB] == Tally(0, 2, 4, 0, 3, exhausted=1)
 
 
 def test_of_too_many_kept_records_the_oldest_become_dead_letters(parts: Parts) -> None:
@@ -132,15 +132,6 @@ def test_burying_waits_no_longer_than_a_lease_for_a_phone_that_was_being_retried
         assert one.attempts == 0
         assert one.due_ms <= small.now_ms() + 45_000
         small.assert_index_is_right()
-
-
-def test_what_limits_did_is_announced_once(parts: Parts) -> None:
-    with limited(parts, backlog=1) as small:
-        small.write("s1", entry("s1", sequence=1), entry("s1", sequence=2))
-        assert small.limits.newly_limited([SUB, "sub_b"]) == {SUB: Tally(1, 1, 1, 0, 0)}
-        assert small.limits.newly_limited([SUB, "sub_b"]) == {}
-        small.write("s1", entry("s1", sequence=3))
-        assert list(small.limits.newly_limited([SUB])) == [SUB]
 
 
 def test_logs_that_take_too_much_lose_their_oldest_events_whichever_log_they_are_in(parts: Parts) -> None:
@@ -235,8 +226,8 @@ def test_the_oldest_dead_letters_go_whichever_shard_they_are_in(parts: Parts) ->
     assert small.limits.limit_dead([SUB]) == 0
     left = {(one.shard, one.position) for one in small.queues.dead_letters(SUB)}
     assert left == set(died[-25:])
-    assert small.queues.tallies([SUB])[SUB] == Tally(0, 25, 0, 0, len(died) - 25)
-    assert small.limits.newly_limited([SUB])[SUB].dead_dropped == len(died) - 25
+    assert small.queues.tallies([SUB])[SUB] == Tally(0, 25, 0, 0, len(died) - 25, exhausted=len(died))
+    assert small.queues.tallies([SUB])[SUB].limited == len(died) - 25
     small.close()
 
 

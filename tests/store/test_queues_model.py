@@ -77,7 +77,12 @@ FAULTS: dict[str, tuple[str, str, str, str]] = {
     ),
     "settling does not count": ("settle_lanes", "call('HINCRBY', KEYS[6], 'w', -gone)", "", "counts"),
     "accepted is noted nowhere": ("settle_lanes", "table.concat(told)", "''", "absent"),
-    "dropped dead letters are not counted": ("settle_lanes", "call('HINCRBY', KEYS[6], 'd', dropped)", "", "counts"),
+    "dropped dead letters are not counted": (
+        "settle_lanes",
+        "call('HINCRBY', KEYS[6], exhausted > 0 and 'd' or 'qd', dropped)",
+        "",
+        "counts",
+    ),
     "what is done with is kept on": ("settle_lanes", "call('HDEL', KEYS[5], position)", "", "nobody needs"),
     "an event overtakes those of its phone": (
         "commit",
@@ -176,7 +181,7 @@ FAULTS: dict[str, tuple[str, str, str, str]] = {
     ),
     "what is buried leaves no letter": ("bury_lanes", "call('XADD', KEYS[3],", "local _ = select('#',", ""),
     "what is buried still waits": ("bury_lanes", "call('HSET', one.bucket, one.lane, one.value)", "", ""),
-    "buried events are not counted": ("bury_lanes", "call('HINCRBY', KEYS[5], 'k', #found)", "", "counts"),
+    "buried events are not counted": ("bury_lanes", "call('HINCRBY', KEYS[5], ARGV[4] .. 'k', #found)", "", "counts"),
     "counting buries": ("bury_lanes", "if ARGV[2] == '?'", "if false", ""),
     "what waits is sent again all the same": (
         "resend_events",

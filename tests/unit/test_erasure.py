@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
-import msgspec
+import json
 
-from bridge.domain.erasure import tombstone, without_phone
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bridge.domain.erasure import Cleaned, is_in, tombstone, without_phone, without_phone_in
 from bridge.domain.status import PhoneState, SessionState, is_complete
 
 HERS, HIS = "(86)18500000001", "(86)18500000002"
@@ -49,3 +54,71 @@ def test_a_tombstone_is_the_phones_in_any_spelling_and_the_keys() -> None:
     assert tombstone(b"k", HERS) == tombstone(b"k", "18500000001")
     assert len({tombstone(b"k", HERS), tombstone(b"l", HERS), tombstone(b"k", HIS)}) == 3
     assert b"185" not in tombstone(b"k", HERS)
+
+
+# --- metadata
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ('{"to":"18500000001","order":7}', '{"to":"***","order":7}'),
+        ('{"to":"(86)18500000001"}', '{"to":"***"}'),
+        ('{"to":"+86 185-0000-0001"}', '{"to":"***"}'),
+        ('{"to":"0086 185 0000 0001"}', '{"to":"***"}'),
+        ('{"note":"ring 185 0000 0001 at 10, 2026-11-23"}', '{"note":"ring *** at 10, 2026-11-23"}'),
+        ('{"ref":"ORD-8618500000001-77"}', '{"ref":"ORD-***-77"}'),
+        ('{"to":18500000001,"n":1}', '{"to":null,"n":1}'),
+        ('{"to":8618500000001}', '{"to":null}'),
+        ('{"to":18500000001.0}', '{"to":null}'),
+        ('{"18500000001":{"name":"x"},"b":[1,["18500000001"]]}', '{"b":[1,["***"]]}'),
+    ],
+)
+def test_a_phone_in_metadata_goes_and_the_rest_stays(before: str, after: str) -> None:
+    assert without_phone_in(before, DIGITS) == Cleaned(after)
+
+
+@pytest.mark.parametrize("metadata", ["", "{}", '{"to":"18500000002"}', '{"id":"1850000","n":1,"f":1.5,"b":true}'])
+def test_metadata_without_it_is_left_as_it_was(metadata: str) -> None:
+    assert without_phone_in(metadata, DIGITS) == Cleaned(metadata)
+
+
+@pytest.mark.parametrize("metadata", ['{"id":"9918500000001"}', '{"id":185000000012}', '{ "id" : "118500000001 x" }'])
+def test_within_a_longer_number_nobody_can_tell(metadata: str) -> None:
+    assert without_phone_in(metadata, DIGITS) == Cleaned(metadata, doubtful=True)
+
+
+def test_what_can_be_told_goes_and_what_cannot_is_said() -> None:
+    metadata = '{"to":"18500000001","id":"9918500000001","big":123456789012345678901234567890}'
+    cleaned = Cleaned('{"to":"***","id":"9918500000001","big":123456789012345678901234567890}', doubtful=True)
+    assert without_phone_in(metadata, DIGITS) == cleaned
+
+
+def test_another_country_s_phone_is_found_too_and_a_short_number_is_not_looked_for() -> None:
+    assert without_phone_in('{"to":"+44 7700 900123","a":"(44)7700900123"}', "447700900123").metadata == (
+        '{"to":"***","a":"***"}'
+    )
+    assert without_phone_in('{"order":"10086"}', "10086") == Cleaned('{"order":"10086"}')
+
+
+_json = st.recursive(
+    st.none() | st.booleans() | st.integers(0, 10**15) | st.text(max_size=20) | st.sampled_from(["18500000001", HERS]),
+    lambda children: st.lists(children, max_size=3) | st.dictionaries(st.text(max_size=12), children, max_size=3),
+    max_leaves=12,
+)
+
+
+@given(st.dictionaries(st.text(max_size=12), _json, max_size=4))
+def test_metadata_stays_json_and_after_it_nothing_is_left_but_what_is_said(value: dict[str, object]) -> None:
+    metadata = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    cleaned = without_phone_in(metadata, DIGITS)
+    assert isinstance(json.loads(cleaned.metadata), dict)
+    assert without_phone_in(cleaned.metadata, DIGITS) == cleaned
+    assert cleaned.doubtful == is_in(cleaned.metadata, DIGITS)
+
+
+def test_a_session_whose_metadata_names_the_phone_is_rewritten_though_it_has_none_of_it() -> None:
+    before = session(phone(HIS), metadata='{"cc":"18500000001"}')
+    assert without_phone(before, DIGITS) == session(phone(HIS), metadata='{"cc":"***"}')
+    both = without_phone(session(phone(HERS), metadata='{"cc":"18500000001"}'), DIGITS)
+    assert both == session(metadata='{"cc":"***"}')

@@ -206,6 +206,8 @@ def test_no_answer_is_too_odd(body: bytes) -> None:
 def test_names_are_read_in_any_order_and_kept_in_ours() -> None:
     assert parse_statuses(" failed ,delivered,failed") == ("delivered", "failed")
     assert parse_types("bridge.test,sms.status.changed") == ("sms.status.changed", "bridge.test")
+    assert parse_types("bridge.*, bridge.subscription.disabled") == ("bridge.subscription.disabled", "bridge.*")
+    assert parse_types("sms.*") == ("sms.*",)
 
 
 @pytest.mark.parametrize(

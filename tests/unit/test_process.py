@@ -368,9 +368,11 @@ def test_what_limits_did_is_said_once(desk: Desk, log: Parts) -> None:
     desk.process.track(["s1"], "default")
     log.write("s1", *(entry("s1", to=[name], sequence=number) for number in range(500)), due=1)
     log.redis.hset(keys.counts(0, name), "o", 3)
-    desk.bridge.__dict__["settings"] = desk.bridge.settings.model_copy(update={"log_bytes": 1})
+    settings = desk.bridge.settings
     with structlog.testing.capture_logs() as lines:
+        desk.bridge.__dict__["settings"] = settings.model_copy(update={"log_bytes": 1})
         desk.process.trim()
+        desk.bridge.__dict__["settings"] = settings  # what tells of it would leave the log too
         desk.process.trim()
     warned = [line for line in lines if line["log_level"] == "warning"]
     assert [line.get("dropped", line.get("over_backlog")) for line in warned] == [500, 3]

@@ -4,11 +4,12 @@
 -- KEYS  1 index  2 queue  3 dead letters  4 kept records  5 counts  6 state
 --       7… the bucket of each event's lane, in order
 -- ARGV  1 queue's index member  2 the dead letters' error; "" to leave none, where events are erased; "?" only to count
---       3 most dead letters, then of each event
+--       3 most dead letters  4 "q" if they are operators' events, which are counted apart, else ""
+--       then of each event
 --           lane, position (12 bytes), record
 --
 -- Returns how many were there. Each that became a dead letter is counted (k in the counts), and so is the oldest of too
--- many dead letters that goes for it (d).
+-- many dead letters that goes for it (d); operators' events as qk and qd.
 --
 -- A first event may be under way. Its outcome will not apply; what waits behind it goes when that lease has ended, so
 -- that a phone's events are sent in order still.
@@ -21,7 +22,7 @@ local call, sub = redis.call, string.sub
 
 local lanes, order, found = {}, {}, {}
 for i = 7, #KEYS do
-  local at = 4 + 3 * (i - 7)
+  local at = 5 + 3 * (i - 7)
   local lane, position = ARGV[at], ARGV[at + 1]
   local one = lanes[lane]
   if one == nil then
@@ -45,7 +46,7 @@ if ARGV[2] == '?' then
 end
 local state = call('HMGET', KEYS[6], 'parked', 'gate')
 for i = 7, #KEYS do
-  call('HDEL', KEYS[4], ARGV[5 + 3 * (i - 7)])
+  call('HDEL', KEYS[4], ARGV[6 + 3 * (i - 7)])
 end
 for _, one in ipairs(order) do
   if one.changed then
@@ -66,10 +67,10 @@ if #found > 0 then
     for _, at in ipairs(found) do
       call('XADD', KEYS[3], '*', 'r', ARGV[at + 2], 'e', ARGV[2], 'a', 0, 'p', ARGV[at + 1])
     end
-    call('HINCRBY', KEYS[5], 'k', #found)
+    call('HINCRBY', KEYS[5], ARGV[4] .. 'k', #found)
     local dropped = call('XTRIM', KEYS[3], 'MAXLEN', ARGV[3])
     if dropped > 0 then
-      call('HINCRBY', KEYS[5], 'd', dropped)
+      call('HINCRBY', KEYS[5], ARGV[4] .. 'd', dropped)
     end
   end
   local first = call('ZRANGE', KEYS[2], 0, 0, 'WITHSCORES')

@@ -10,9 +10,11 @@
 --           lane, position, verb, a, b, c
 --             retrying           attempts made, due (Unix ms), -
 --             dead               attempts made, record, error
+--             unsaid             as dead, of an operators' event: counted apart, for no other event is to tell of it
 --             back               -, due (Unix ms), -            not tried: its attempts stay as they were
 --
--- Of too many dead letters the oldest go, and are counted (d in the counts; w is how many events wait).
+-- Of too many dead letters the oldest go, and are counted (d in the counts, or qd; w is how many events wait, x how
+-- many became dead letters).
 --
 -- Returns how many applied, or -1 if another token holds the queue. A delivery whose lane begins with another position
 -- was settled before, by this call's first try or by another holder, and does not apply.
@@ -47,7 +49,7 @@ end
 
 local keeps = call('EXISTS', KEYS[5]) == 1
 local state = call('HMGET', KEYS[8], 'parked', 'gate')
-local done, told, gone, died = {}, {}, 0, false
+local done, told, gone, died, exhausted = {}, {}, 0, false, 0
 for _, i in ipairs(places) do
   local other = i - 9 - accepted
   at = 7 + 6 * other
@@ -62,7 +64,7 @@ for _, i in ipairs(places) do
     if other < 0 then
       told[#told + 1] = sub(position, 5) .. sub(waiting[i], 1, 1) .. sub(ARGV[5], i - 8, i - 8)
     else
-      died = true
+      died, exhausted = true, exhausted + (verb == 'dead' and 1 or 0)
       call('XADD', KEYS[4], '*', 'r', ARGV[at + 4], 'e', ARGV[at + 5], 'a', ARGV[at + 3], 'p', position)
     end
     if keeps then
@@ -90,10 +92,13 @@ if #told > 0 then
   call('APPEND', KEYS[7], struct.pack('>I4I2', now % 4294967296, #told) .. table.concat(told))
   call('PEXPIRE', KEYS[7], ARGV[4])
 end
+if exhausted > 0 then
+  call('HINCRBY', KEYS[6], 'x', exhausted)
+end
 if died then
   local dropped = call('XTRIM', KEYS[4], 'MAXLEN', ARGV[3])
   if dropped > 0 then
-    call('HINCRBY', KEYS[6], 'd', dropped)
+    call('HINCRBY', KEYS[6], exhausted > 0 and 'd' or 'qd', dropped)
   end
 end
 

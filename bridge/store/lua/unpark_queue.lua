@@ -5,7 +5,7 @@
 -- ARGV  1 queue's index member
 --
 -- Returns 1. A crash before: its subscription is still noted as being released, and bridge.trim goes on.
-redis.call('HDEL', KEYS[2], 'parked', 'gate', 'health')
+redis.call('HDEL', KEYS[2], 'parked', 'gate', 'health', 'filled')
 local first = redis.call('ZRANGE', KEYS[3], 0, 0, 'WITHSCORES')
 if first[2] then
   redis.call('ZADD', KEYS[1], first[2], ARGV[1])
