@@ -374,7 +374,7 @@ def test_whatever_the_password_is_the_hosts_are_read(hosts: list[tuple[str, int]
 
 @pytest.mark.parametrize("scheme", ["redis+cluster", "redis+sentinel", "sentinel"])
 def test_a_password_that_is_not_encoded_is_refused_and_not_shown(scheme: str) -> None:
-    with pytest.raises(ValueError, match="give|needs") as caught:
+    with pytest.raises(ValueError, match=r"give|needs") as caught:
         store_address(f"{scheme}://:hunter2/x@h:1/m")
     assert "hunter2" not in str(caught.value)
 
@@ -390,7 +390,7 @@ def test_a_cluster_cannot_be_the_broker_and_the_start_says_what_to_set() -> None
     ["redis+cluster://", "redis+cluster://h:0", "redis+cluster://h/3", "redis+cluster://h,", "redis+sentinel://h"],
 )
 def test_an_incomplete_store_url_is_refused(url: str) -> None:
-    with pytest.raises(ValueError, match="give|leave|needs"):
+    with pytest.raises(ValueError, match=r"give|leave|needs"):
         store_url(url)
 
 
