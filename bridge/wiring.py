@@ -20,6 +20,7 @@ from bridge.domain.deliveries import Part, parts_of
 from bridge.domain.events import EVENT_TYPES, event_id, record_of_test
 from bridge.domain.notices import KINDS
 from bridge.domain.policy import DeliveryPolicy, Limits, PollPolicy
+from bridge.domain.server_urls import NO_CLUSTER
 from bridge.domain.signing import SECRET_BYTES, encode_secret
 from bridge.domain.status import LONGEST_AGE_MS
 from bridge.domain.subscriptions import PLAIN, BodyFormat, Options, Subscription, is_asked_for
@@ -108,9 +109,15 @@ class Bridge:
         Raises:
             StoreUnreachable: no answer.
             IncompatibleStore: it must not be touched.
+            SettingsError: it is a cluster, which cannot be the broker too.
         """
         self.settings = settings
         self.client = Client(store_url(settings))
+        if settings.broker_url is None and self.client.is_cluster:
+            self.client.close()
+            raise SettingsError(
+                f"BRIDGE_BROKER_URL: not set, and BRIDGE_REDIS_URL is of a cluster's node: {NO_CLUSTER}"
+            )
         open_store(self.client, settings.shards)
         shards = settings.shards
         limits = Limits(

@@ -27,6 +27,11 @@ _BROKER_FORM = (
 )
 _SENTINEL_TIMEOUT_S = 5
 
+NO_CLUSTER = (
+    "Celery cannot use a cluster as its broker; set BRIDGE_BROKER_URL to a single Redis or Valkey, to one behind "
+    "Sentinel, or to RabbitMQ"
+)
+
 Host = tuple[str, int]
 """A name or an IP address, and a port."""
 
@@ -96,10 +101,7 @@ def broker_address(text: str) -> BrokerAddress:
     url = text.strip()
     scheme = url.partition("://")[0]
     if scheme in _CLUSTERS:
-        raise ValueError(
-            "Celery cannot use a cluster as its broker; set BRIDGE_BROKER_URL to a single Redis or Valkey, to one "
-            "behind Sentinel, or to RabbitMQ"
-        )
+        raise ValueError(NO_CLUSTER)
     if scheme in _SENTINELS or scheme == "sentinel":
         return _Sentinels.read(url).broker()
     parts = _parts(url, _BROKER_FORM)
