@@ -43,6 +43,10 @@ class Member:
     def pid(self) -> int:
         return self._server.pid
 
+    @property
+    def is_alive(self) -> bool:
+        return self._server._process is not None and self._server._process.poll() is None
+
     def do(self, *command: object) -> object:
         """The answer to a command, whatever it is."""
         self._raw.send_command(*command)
