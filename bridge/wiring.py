@@ -38,6 +38,7 @@ from bridge.store.client import Client, open_store
 from bridge.store.credentials import Rewrapping, SigningKeys, rotated, sealed
 from bridge.store.erasure import Erased, ErasedPlaces, Eraser, Tombstones
 from bridge.store.filling import FillStore
+from bridge.store.identity import Identity
 from bridge.store.index import Clock, Index, RateStore, Wakes
 from bridge.store.limits import LimitStore
 from bridge.store.line import Line
@@ -72,6 +73,12 @@ def store_url(settings: Settings) -> str:
             "set it, or start `bridge up`"
         )
     return url
+
+
+def identity_of(settings: Settings, client: Client) -> Identity:
+    """What tells whether ``client``'s store is the one it was when this machine last saw it."""
+    url = settings.redis_url
+    return Identity(client, settings.data_dir, url.get_secret_value() if url is not None else None)
 
 
 def broker_url(settings: Settings) -> str:
@@ -118,7 +125,7 @@ class Bridge:
             raise SettingsError(
                 f"BRIDGE_BROKER_URL: not set, and BRIDGE_REDIS_URL is of a cluster's node: {NO_CLUSTER}"
             )
-        open_store(self.client, settings.shards)
+        self.store_id = open_store(self.client, settings.shards)
         shards = settings.shards
         limits = Limits(
             backlog=settings.max_backlog,
@@ -144,6 +151,7 @@ class Bridge:
         self.wakes = Wakes(self.client)
         self.rate = RateStore(self.client)
         self.clock = Clock(self.client)
+        self.identity = identity_of(settings, self.client)
         self._chance = random.random
         self._idle_transports: list[Transport] = []
         self._lock = Lock()

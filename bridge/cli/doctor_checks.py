@@ -18,6 +18,7 @@ from bridge.errors import (
     ProviderError,
     RequestError,
     SecretsUnreadable,
+    StoreEmptied,
     TransientProviderError,
     Unreachable,
 )
@@ -220,6 +221,24 @@ def _schema(bridge: Bridge) -> Iterator[Finding]:
     yield ok("schema", f"schema {SCHEMA}, {bridge.settings.shards} shards")
 
 
+def _identity(bridge: Bridge) -> Iterator[Finding]:
+    identity = bridge.identity
+    try:
+        identity.check()
+    except StoreEmptied as error:
+        what, _, to_do = str(error).partition(". ")
+        yield fail("store id", what, to_do)
+        return
+    if identity.unkept:
+        yield warn(
+            "store id",
+            f"{identity.unkept}: an emptied store would not be noticed",
+            "give BRIDGE_DATA_DIR a directory that is kept, and can be written",
+        )
+    else:
+        yield ok("store id", f"the store is the one that {identity.path} remembers")
+
+
 def _provider(bridge: Bridge) -> Iterator[Finding]:
     provider = bridge.provider
     said = f"{bridge.settings.provider_url} takes the keys of the account default"
@@ -373,6 +392,7 @@ def _log(bridge: Bridge) -> Iterator[Finding]:
 
 BRIDGE_CHECKS: Mapping[str, Callable[[Bridge], Iterator[Finding]]] = {
     "schema": _schema,
+    "store id": _identity,
     "provider": _provider,
     "secret keys": _secrets,
     "workers": _beat,

@@ -279,8 +279,8 @@ def _raise_first(replies: Sequence[object]) -> None:
             raise reply
 
 
-def open_store(client: Client, shards: int) -> None:
-    """Check, on first use write, what the store says of itself: its schema, its shard count, a random id.
+def open_store(client: Client, shards: int) -> bytes:
+    """Check, on first use write, what the store says of itself: its schema, its shard count, a random id. Returns that.
 
     Raises:
         IncompatibleStore: a newer release wrote it, or another number of shards.
@@ -305,3 +305,4 @@ def open_store(client: Client, shards: int) -> None:
         raise IncompatibleStore(
             f"BRIDGE_SHARDS is {shards}, but the store was begun with {kept_shards}: set BRIDGE_SHARDS={kept_shards}"
         )
+    return about[b"id"]
