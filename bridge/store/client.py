@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import secrets
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cache
 from importlib.resources import files
@@ -182,6 +182,11 @@ class Client:
             replies = self._found().ask(node, commands)
             _raise_first(replies)
         return replies
+
+    def sentinels(self) -> tuple[str, dict[str, Mapping[str, str] | None]] | None:
+        """The group that Sentinels watch, and what each says of it (None: no answer). None without Sentinels."""
+        servers = self._found()
+        return servers.sentinels() if isinstance(servers, OneServer) else None
 
     def talk(self) -> Talk:
         """A way to ask without waiting, for ``Conversation``."""

@@ -22,6 +22,7 @@ from redis.crc import key_slot
 from redis.exceptions import AskError, AuthenticationError, MovedError, RedisClusterException, TryAgainError
 
 from bridge.domain.server_urls import StoreAddress
+from bridge.domain.topology import SLOTS, count_slots
 from bridge.errors import BridgeError
 from bridge.store import keys
 from bridge.store.one_server import connection_options, given_options
@@ -31,7 +32,6 @@ PATIENCE_S = 10.0
 """How long what the cluster does not serve is tried again. A failover takes longer: then the caller is told, and its
 task comes again with the next tick."""
 
-SLOTS = 16_384
 _AT_ONCE = 3  # redirections that are followed without a pause
 _LONGEST_PAUSE_S = 0.5
 _LOST = (redis.exceptions.ConnectionError, redis.exceptions.TimeoutError, OSError)
@@ -125,10 +125,8 @@ class Cluster:
 
     def ask(self, node: Node, commands: Sequence[Command]) -> list[object]:
         """Send commands to one server, whatever their keys."""
-        known = self._cluster.get_node(node_name=node.name)
-        if known is None:
-            raise redis.exceptions.ConnectionError(f"{node.name} is no node of the cluster any more")
-        return self._ask(known, commands)
+        host, _, port = node.name.rpartition(":")
+        return self._ask(self._node(host, int(port)), commands)
 
     def scan(self, pattern: str) -> Iterator[bytes]:
         """Walk the keys that match on all masters.
@@ -156,7 +154,7 @@ class Cluster:
     def _layout(self) -> dict[str, str]:
         """The slots of each master as it says itself, those being moved with ``[`` before."""
         layout = self._said_slots()
-        if sum(map(_count_slots, layout.values())) < SLOTS:
+        if sum(count_slots(slots.split()) for slots in layout.values()) < SLOTS:
             self._refresh()  # there are masters that are not known yet, or some slots have none
             layout = self._said_slots()
         return layout
@@ -353,15 +351,6 @@ class _Talk:
         self._readings = {}
         self._open = {}
         self.replies = []
-
-
-def _count_slots(said: str) -> int:
-    count = 0
-    for part in said.split():
-        if not part.startswith("["):
-            first, _, last = part.partition("-")
-            count += int(last or first) - int(first) + 1
-    return count
 
 
 def _node_at(host: str, port: int) -> ClusterNode:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from typing import Any
+from typing import Any, cast
 
 import redis
 from redis.backoff import ExponentialWithJitterBackoff, NoBackoff
@@ -38,6 +38,7 @@ class OneServer:
         # Every script may be repeated: a lost reply is met by fences, not by hoping.
         options = connection_options(timeout_s) | {"retry": Retry(ExponentialWithJitterBackoff(cap=0.5, base=0.02), 3)}
         self._sentinel: Sentinel | None = None
+        self._group = address.group
         if address.sentinels:
             self._sentinel = _sentinel(address, min(timeout_s, _SENTINEL_TIMEOUT_S))
             self.library: redis.Redis = self._sentinel.master_for(  # type: ignore[no-untyped-call]
@@ -82,6 +83,21 @@ class OneServer:
     def talk(self, timeout_s: float) -> _Talk:
         """A way to ask without waiting."""
         return _Talk(self.library.connection_pool, timeout_s)
+
+    def sentinels(self) -> tuple[str, dict[str, Mapping[str, str] | None]] | None:
+        """The group's name, and what each Sentinel says of it: None where it gives no answer."""
+        if self._sentinel is None:
+            return None
+        answers: dict[str, Mapping[str, str] | None] = {}
+        for one in self._sentinel.sentinels:
+            where = one.connection_pool.connection_kwargs
+            try:
+                answer = cast("Mapping[str, object]", one.sentinel_master(self._group))
+                said = {name: str(value) for name, value in answer.items()}
+            except redis.exceptions.RedisError:
+                said = None
+            answers[f"{where['host']}:{where['port']}"] = said
+        return self._group, answers
 
     def _converse(self, packed: bytes, count: int) -> list[object]:
         pool = self.library.connection_pool

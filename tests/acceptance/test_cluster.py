@@ -6,6 +6,7 @@ import itertools
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
@@ -13,10 +14,16 @@ from bridge.cli.demo import Heard, Phone, expected_statuses
 from bridge.cli.family import Family
 from bridge.cli.house import House
 from bridge.cli.receiver import Receiver
+from bridge.domain.topology import read_members
 from bridge.sender import track
 from bridge.simulator.sender import send_usms
 from bridge.wiring import Bridge
-from tests.clusters import RealCluster, real_cluster, slot_of_shard
+from tests.clusters import Member, RealCluster, real_cluster, slot_of_shard
+from tests.commands import Terminal, use_environ
+from tests.parts import until
+from tests.servers import environ_for, valkey
+
+Findings = dict[str, list[tuple[str, str]]]
 
 SESSIONS = 48
 DELIVERED = {"result": "发送成功", "code": "DELIVRD"}
@@ -146,3 +153,43 @@ def test_the_bridge_goes_on_within_thirty_seconds_of_a_failover() -> None:
             "callbacks go on", lambda: sum(map(len, run.heard.statuses().values())) > arrived + 5, RESUMES_WITHIN_S
         )
         assert time.monotonic() - took_over < RESUMES_WITHIN_S
+
+
+def is_failed(witness: Member, name: str) -> bool:
+    return any(one.name == name and one.is_failed for one in read_members(witness.says("CLUSTER", "NODES")))
+
+
+@pytest.fixture
+def doctor(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, terminal: Terminal) -> Callable[[str, str], Findings]:
+    """What ``bridge doctor`` finds of a store and a broker: verdicts and details by check."""
+
+    def run(url: str, broker: str) -> Findings:
+        use_environ(monkeypatch, tmp_path, environ_for(url, broker_url=broker))
+        found: Findings = {}
+        for row in terminal("doctor", "--json").rows():
+            found.setdefault(str(row["check"]), []).append((str(row["verdict"]), str(row["detail"])))
+        return found
+
+    return run
+
+
+def test_doctor_tells_who_has_what_and_who_is_gone(doctor: Callable[[str, str], Findings]) -> None:
+    with real_cluster(masters=3, replicas=1) as cluster, valkey() as broker:
+        found = doctor(cluster.url, broker)
+        ((verdict, said),) = found["topology"]
+        assert (verdict, "no replica of" in said) == ("warn", True)
+        assert found["store"][0][0] == found["eviction"][0][0] == "ok"
+        assert [verdict for verdict, _ in found["persistence"]] == ["warn"] * 4
+        assert {said.partition(": ")[0] for _, said in found["persistence"]} == {
+            f"127.0.0.1:{one.address[1]}" for one in cluster.members
+        }
+        cluster.masters[2].redis.config_set("maxmemory-policy", "allkeys-lru")
+        ((_, said),) = doctor(cluster.url, broker)["eviction"]
+        assert said.startswith(f"127.0.0.1:{cluster.masters[2].address[1]}: ")
+
+        cluster.masters[1].kill()
+        name = f"127.0.0.1:{cluster.masters[1].address[1]}"
+        until(lambda: is_failed(cluster.masters[0], name), 30)
+        said_of = doctor(cluster.url, broker)["topology"]
+        assert ("fail", f"master {name} is failing") in said_of
+        assert any("of 16,384 slots are served" in said for _, said in said_of)
