@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import secrets
 import socket
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -77,14 +77,21 @@ class Member:
 class RealCluster:
     """Masters with all slots among them, each of the first ``replicas`` with a replica."""
 
-    def __init__(self, stack: ExitStack, *, masters: int = 3, replicas: int = 0, spare: int = 0) -> None:
+    def __init__(
+        self,
+        stack: ExitStack,
+        *,
+        masters: int = 3,
+        replicas: int = 0,
+        options: Mapping[str, str] | None = None,
+    ) -> None:
         self._stack = stack
+        self._options = dict(options or {})
         self._password = secrets.token_urlsafe(12)
         self.masters = [self._start(f"master{number}") for number in range(masters)]
         for number, master in enumerate(self.masters):
             master.says("CLUSTER", "ADDSLOTSRANGE", number * SLOTS // masters, (number + 1) * SLOTS // masters - 1)
             master.says("CLUSTER", "SET-CONFIG-EPOCH", number + 1)
-        self.spare = [self._start(f"spare{number}") for number in range(spare)]
         self.replicas = [self._start(f"replica{number}") for number in range(replicas)]
         for one in self.members[1:]:
             one.says("CLUSTER", "MEET", *self.masters[0].address)
@@ -102,6 +109,7 @@ class RealCluster:
             "cluster-allow-replica-migration": "no",
             "masterauth": self._password,
             "repl-diskless-sync-delay": "0",
+            **self._options,
         }
         member = Member(Path(directory) / name, self._password, options)
         self._stack.callback(member.close)
@@ -109,7 +117,7 @@ class RealCluster:
 
     @property
     def members(self) -> list[Member]:
-        return [*self.masters, *self.spare, *self.replicas]
+        return [*self.masters, *self.replicas]
 
     @property
     def url(self) -> str:
@@ -146,7 +154,7 @@ class RealCluster:
 
     def end_moving(self, slot: int, target: Member) -> None:
         """Give the slot to its new owner, who is told first: then nobody is sent to one that does not know yet."""
-        for one in [target, *(other for other in self.masters + self.spare if other is not target)]:
+        for one in [target, *(other for other in self.masters if other is not target)]:
             one.says("CLUSTER", "SETSLOT", slot, "NODE", target.id)
 
     def move_slot(self, slot: int, target: Member, between: Callable[[], None] = lambda: None) -> None:
@@ -169,10 +177,12 @@ class RealCluster:
 
 
 @contextmanager
-def real_cluster(*, masters: int = 3, replicas: int = 0, spare: int = 0) -> Iterator[RealCluster]:
+def real_cluster(
+    *, masters: int = 3, replicas: int = 0, options: Mapping[str, str] | None = None
+) -> Iterator[RealCluster]:
     """A cluster that ends with the block."""
     with ExitStack() as stack:
-        yield RealCluster(stack, masters=masters, replicas=replicas, spare=spare)
+        yield RealCluster(stack, masters=masters, replicas=replicas, options=options)
 
 
 def slot_of_shard(shard: int) -> int:

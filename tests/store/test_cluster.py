@@ -11,7 +11,7 @@ import pytest
 
 from bridge.domain.breaker import Health
 from bridge.domain.commits import CommitResult, Due, Write
-from bridge.domain.deliveries import Settlement
+from bridge.domain.deliveries import Part, Settlement
 from bridge.domain.outcome import Verdict
 from bridge.domain.subscriptions import Deliver
 from bridge.errors import BridgeError, IncompatibleStore, SettingsError, StoreUnreachable
@@ -95,8 +95,8 @@ def do_everything(parts: Parts) -> None:
                 Settlement(dead, Verdict.DEAD, 1, 0, record(f"s{number}"), "410"),
             ]
             parts.queues.settle(MINE, {(SUB, accepted.shard): outcomes})
-    parts.queues.note_health(MINE, SUB, Health(1), held=False)
-    parts.queues.hasten(MINE, SUB, 10)
+    parts.queues.note_health(MINE, Part(SUB), Health(1), held=False)
+    parts.queues.hasten(MINE, Part(SUB), 10)
     parts.queues.release(MINE, [(SUB, shard) for shard in range(SHARDS)])
     parts.queues.announce("default", SUB, 1, b"l" * 8, record("bridge-test"))
     letters = list(parts.queues.dead_letters(SUB))
