@@ -36,8 +36,8 @@ class Cluster(msgspec.Struct, frozen=True, kw_only=True):
     """Figures by number of workers.
 
     ``rate`` events a second; ``workers``, ``servers`` µs of CPU an event; script ``calls`` an event, and their
-    ``spread``: the busiest master as a part of the mean. The hottest ``shard``, and the hottest ``other`` slot, as parts
-    of the mean shard: by bytes that came in, and by the server's time, which on a busy machine counts waiting too.
+    ``spread``: the busiest master as a part of the mean. The hottest ``shard``, and the hottest ``other`` slot, as
+    parts of the mean shard: by bytes that came in, and by the servers' time, which on a busy machine counts waiting.
     """
 
     about: dict[str, str]
