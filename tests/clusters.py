@@ -26,7 +26,7 @@ class Member:
     """A node of a cluster, which can be killed and asked directly."""
 
     def __init__(self, directory: Path, password: str, options: dict[str, str]) -> None:
-        self._server = EmbeddedServer(directory, port=_free_port(), password=password, options=options)
+        self._server = EmbeddedServer(directory, port=free_port(), password=password, options=options)
         self._server.start()
         self.address = ("127.0.0.1", urlsplit(self._server.url).port or 0)
         self.redis = redis.Redis.from_url(self._server.url, protocol=2, socket_timeout=10)
@@ -200,7 +200,7 @@ def _own_slots(member: Member) -> set[int]:
     return found
 
 
-def _free_port() -> int:
+def free_port() -> int:
     """A port whose bus port, 10,000 above it, is free too; both below those that the system gives to connections."""
     while True:
         port = random.randrange(11_000, 21_000)

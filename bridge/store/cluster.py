@@ -266,17 +266,25 @@ class Cluster:
 
     def _learn(self, refused: Mapping[int, Exception]) -> dict[int, ClusterNode | None]:
         """Bring the topology up to what was refused. Returns where to send each again, None for its slot's master."""
-        if not all(isinstance(error, AskError | TryAgainError) for error in refused.values()):
+        if not all(self._is_plain(error) for error in refused.values()):
             # Where this fails too, what was refused is raised once patience is over.
             with suppress(RedisClusterException, redis.exceptions.RedisError):
                 self._refresh()
         left: dict[int, ClusterNode | None] = dict.fromkeys(refused)
         for place, error in refused.items():
+            if not self._is_plain(error):
+                continue
             if isinstance(error, MovedError):
                 self._cluster.nodes_manager.move_slot(error)
             elif isinstance(error, AskError):
                 left[place] = self._node(str(error.host), int(error.port))
         return left
+
+    def _is_plain(self, error: Exception) -> bool:
+        """Whether the refusal says itself what to do, of a slot that is known. (A host may be kept back: "".)"""
+        if isinstance(error, AskError):
+            return bool(error.host) and error.slot_id in self._cluster.nodes_manager.slots_cache
+        return isinstance(error, TryAgainError)
 
     def _node(self, host: str, port: int) -> ClusterNode:
         known: ClusterNode | None = self._cluster.get_node(host, port)

@@ -149,7 +149,7 @@ def read(connection: Any) -> object:
 
 
 class Reading:
-    """The replies of one connection, taken as they come. For one exchange after the other; ``for`` one thread."""
+    """The replies of one connection, taken as they come. One exchange after the other, for one thread."""
 
     def __init__(self, pool: Any, timeout_s: float) -> None:
         self._pool = pool
