@@ -107,10 +107,35 @@ class Cluster:
     def close(self) -> None:
         """Close every pooled connection."""
         self._cluster.close()
+        for one in self._newcomers.values():
+            if one.redis_connection is not None:
+                one.redis_connection.close()
 
     def exchange(self, commands: Sequence[Command]) -> list[object]:
-        """Send commands to their masters, and read their replies, refusals among them."""
+        """Send commands to their masters, and read their replies, refusals among them.
+
+        A WAITAOF at the end is sent to each master that is written to before it, and answered with the lowest counts.
+        """
+        if commands[-1][0] == "WAITAOF":
+            return self._synced(commands)
         return self._converse([_Unit(slot_of(key_of(command)), pack(tuple(command))) for command in commands])
+
+    def _synced(self, commands: Sequence[Command]) -> list[object]:
+        *writes, wait = commands
+        by_master: dict[str, list[Command]] = {}
+        for command in writes:
+            node = self._cluster.nodes_manager.get_node_from_slot(slot_of(key_of(command)))
+            by_master.setdefault(node.name, []).append(command)
+        # In one piece, because it waits for what its own connection wrote. Where a slot was moved meanwhile all of a
+        # piece are refused by its first slot's master, until patience is over and the caller asks anew.
+        units = [
+            _Unit(slot_of(key_of(group[0])), b"".join(pack(tuple(one)) for one in (*group, wait)), len(group) + 1)
+            for group in by_master.values()
+        ]
+        replies = self._converse(units)
+        refusal = next((reply for reply in replies if isinstance(reply, Exception)), None)
+        counts = [cast("list[int]", reply) for reply in replies if refusal is None]
+        return [*[b"OK"] * len(writes), refusal or [min(column) for column in zip(*counts, strict=True)]]
 
     def transaction(self, commands: Sequence[Command]) -> object:
         """Run commands of one slot at once. Returns EXEC's reply."""

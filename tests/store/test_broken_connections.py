@@ -171,3 +171,16 @@ def test_a_server_that_is_killed_and_started_again_loses_a_second_at_most_and_do
             stop.set()
             writer.join(20)
         parts.close()
+
+
+def test_a_server_that_is_no_master_is_left_and_tried_again(tmp_path: Path) -> None:
+    """Behind one address a failover shows as READONLY: what is connected is let go, and the name asked anew."""
+    with EmbeddedServer(tmp_path) as server:
+        parts = Parts(server.url)
+        parts.write("s1", due=1)
+        parts.redis.replicaof("127.0.0.1", "1")  # type: ignore[no-untyped-call]
+        with pytest.raises(StoreUnreachable):
+            parts.write("s2", due=1)
+        parts.redis.replicaof("NO", "ONE")  # type: ignore[no-untyped-call]
+        assert parts.write("s2", due=1) is CommitResult.WRITTEN
+        parts.close()

@@ -260,6 +260,23 @@ def test_while_a_slot_is_moved_its_shard_waits_and_the_others_do_not(cluster: Re
     store.assert_index_is_right()
 
 
+def test_a_slot_that_is_moved_at_once_is_hardly_felt(cluster: RealCluster, store: Parts) -> None:
+    """Valkey 9's CLUSTER MIGRATESLOTS: no key is ever away from the others of its slot."""
+    shard = store.shard("s1")
+    slot = slot_of_shard(shard)
+    source, target = cluster.owner(slot), elsewhere(cluster, slot)
+    before = errors(cluster, "TRYAGAIN")
+    source.says("CLUSTER", "MIGRATESLOTS", "SLOTSRANGE", slot, slot, "NODE", target.id)
+    written = 0
+    while cluster.owner(slot) is not target:
+        written += 1
+        assert store.write("s1", entry("s1", sequence=written)) is CommitResult.WRITTEN
+    assert store.write("s1", entry("s1", sequence=written + 1)) is CommitResult.WRITTEN
+    assert len(list(store.log.read("default"))) == written + 1
+    assert errors(cluster, "TRYAGAIN") == before
+    store.assert_index_is_right()
+
+
 def test_a_walk_during_a_move_does_not_pass_for_whole(cluster: RealCluster, store: Parts) -> None:
     """An erasure that missed a session would leave a phone behind."""
     for number in range(20):
@@ -283,6 +300,18 @@ def test_a_removed_queue_is_removed_at_once_wherever_its_slot_is(cluster: RealCl
     store.queues.remove(SUB)
     assert not [key for key in store.client.scan("*") if SUB.encode() in key]
     store.assert_index_is_right()
+
+
+def test_what_is_waited_for_is_on_the_disk_of_every_master_that_was_written_to() -> None:
+    with real_cluster(masters=3, options={"appendonly": "yes", "appendfsync": "everysec"}) as cluster:
+        parts = Parts(cluster.url)
+        writes = [["SET", f"u{{{shard}}}:registry", "v"] for shard in range(8)]
+        *_, synced = parts.client.commands([*writes, ["WAITAOF", 1, 0, 5_000]])
+        assert synced == [1, 0]
+        cluster.masters[1].redis.config_set("appendonly", "no")
+        with pytest.raises(BridgeError, match="WAITAOF"):
+            parts.client.commands([*writes, ["WAITAOF", 1, 0, 5_000]])
+        parts.close()
 
 
 def test_a_failover_under_load_loses_and_doubles_nothing() -> None:
