@@ -178,9 +178,9 @@ def test_a_server_that_is_no_master_is_left_and_tried_again(tmp_path: Path) -> N
     with EmbeddedServer(tmp_path) as server:
         parts = Parts(server.url)
         parts.write("s1", due=1)
-        parts.redis.replicaof("127.0.0.1", "1")  # type: ignore[no-untyped-call]
+        parts.redis.replicaof("127.0.0.1", "1")
         with pytest.raises(StoreUnreachable):
             parts.write("s2", due=1)
-        parts.redis.replicaof("NO", "ONE")  # type: ignore[no-untyped-call]
+        parts.redis.replicaof("NO", "ONE")
         assert parts.write("s2", due=1) is CommitResult.WRITTEN
         parts.close()
