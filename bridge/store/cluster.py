@@ -26,11 +26,7 @@ from bridge.domain.topology import SLOTS, count_slots
 from bridge.errors import BridgeError
 from bridge.store import keys
 from bridge.store.one_server import connection_options, given_options
-from bridge.store.wire import UNSERVED, Command, Node, Reading, outcome, pack, read
-
-PATIENCE_S = 10.0
-"""How long what the cluster does not serve is tried again. A failover takes longer: then the caller is told, and its
-task comes again with the next tick."""
+from bridge.store.wire import PATIENCE_S, UNSERVED, Command, Node, Reading, outcome, pack, read
 
 _AT_ONCE = 3  # redirections that are followed without a pause
 _LONGEST_PAUSE_S = 0.5
@@ -86,7 +82,7 @@ class Cluster:
     def __init__(self, address: StoreAddress, timeout_s: float) -> None:
         """Ask the nodes of the address, one after the other, where everything is."""
         self._seeds = list(address.cluster)
-        self._patience_s = min(PATIENCE_S, 2 * timeout_s)
+        self._patience_s = min(PATIENCE_S, 3 * timeout_s)
         options = connection_options(timeout_s) | given_options(address)
         options.pop("db", None)
         self._newcomers: dict[str, ClusterNode] = {}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, cast
@@ -9,11 +11,12 @@ from typing import Any, cast
 import redis
 from redis.backoff import ExponentialWithJitterBackoff, NoBackoff
 from redis.connection import parse_url
+from redis.exceptions import AuthenticationError
 from redis.retry import Retry
 from redis.sentinel import Sentinel
 
 from bridge.domain.server_urls import StoreAddress
-from bridge.store.wire import Command, Node, Reading, converse, outcome, pack
+from bridge.store.wire import PATIENCE_S, Command, Node, Reading, converse, outcome, pack
 
 _SENTINEL_TIMEOUT_S = 1.0
 """A Sentinel only looks into its memory; of three, one that hangs must not use up a caller's patience."""
@@ -39,6 +42,8 @@ class OneServer:
         options = connection_options(timeout_s) | {"retry": Retry(ExponentialWithJitterBackoff(cap=0.5, base=0.02), 3)}
         self._sentinel: Sentinel | None = None
         self._group = address.group
+        self._patience_s = min(PATIENCE_S, 3 * timeout_s) if address.sentinels else 0.0
+        self._has_answered = False
         if address.sentinels:
             self._sentinel = _sentinel(address, min(timeout_s, _SENTINEL_TIMEOUT_S))
             self.library: redis.Redis = self._sentinel.master_for(  # type: ignore[no-untyped-call]
@@ -100,6 +105,25 @@ class OneServer:
         return self._group, answers
 
     def _converse(self, packed: bytes, count: int) -> list[object]:
+        """Once, or behind Sentinel again and again: a slice of delivery that outlives a failover keeps its queues.
+
+        A server that never answered is not waited for: whoever has just begun is told at once.
+        """
+        deadline = time.monotonic() + (self._patience_s if self._has_answered else 0)
+        while True:
+            try:
+                replies = self._converse_once(packed, count)
+            except AuthenticationError:
+                raise
+            except (redis.exceptions.ConnectionError, redis.exceptions.TimeoutError):
+                if time.monotonic() >= deadline:
+                    raise
+                time.sleep(random.uniform(0.1, 0.3))  # noqa: S311
+            else:
+                self._has_answered = True
+                return replies
+
+    def _converse_once(self, packed: bytes, count: int) -> list[object]:
         pool = self.library.connection_pool
         connection: Any = pool.get_connection()
         try:

@@ -34,6 +34,11 @@ Command = Sequence[Argument]
 # Its stub lacks the ``...`` of a tuple of any length.
 pack = cast("Callable[[tuple[Argument, ...]], bytes]", hiredis.pack_command)
 
+PATIENCE_S = 15.0
+"""How long what a cluster, or a server behind Sentinel, does not serve is tried again: most failovers are over by then,
+and slices that lived through one still hold their queues. Of one that takes longer the caller is told, and its task
+comes again with the next tick; the holds that it left, of 45 s, end within 30 s after the failover."""
+
 UNSERVED = (AskError, TryAgainError, ClusterDownError, ReadOnlyError, BusyLoadingError)
 """Refusals that pass by themselves: slots being moved, a failover, a server that reads its files. (MOVED is an ASK to
 redis-py, MASTERDOWN a CLUSTERDOWN.)"""
