@@ -13,6 +13,7 @@ from bridge.domain.breaker import Health
 from bridge.domain.commits import CommitResult, Due, Write
 from bridge.domain.deliveries import Part, Settlement
 from bridge.domain.outcome import Verdict
+from bridge.domain.policy import DEFAULT_LIMITS
 from bridge.domain.subscriptions import Deliver
 from bridge.errors import BridgeError, IncompatibleStore, SettingsError, StoreUnreachable
 from bridge.store import keys
@@ -99,6 +100,11 @@ def do_everything(parts: Parts) -> None:
     parts.queues.hasten(MINE, Part(SUB), 10)
     parts.queues.release(MINE, [(SUB, shard) for shard in range(SHARDS)])
     parts.queues.announce("default", SUB, 1, b"l" * 8, record("bridge-test"))
+    few = Parts.sharing(parts, msgspec.structs.replace(DEFAULT_LIMITS, dead=8))
+    few.limits.share_backlog([SUB])
+    few.limits.limit_dead([SUB])
+    few.limits.newly_limited([SUB])
+    few.close()
     letters = list(parts.queues.dead_letters(SUB))
     parts.resending.put(SUB, [Again(one.shard, one.position, one.record, (one.id,)) for one in letters])
     registry = parts.subscriptions.load()
@@ -158,6 +164,7 @@ def test_a_single_server_is_none() -> None:
         client.close()
 
 
+@pytest.mark.usefixtures("store")
 def test_a_cluster_found_behind_a_plain_url_needs_a_broker_of_its_own(cluster: RealCluster) -> None:
     with pytest.raises(SettingsError, match="BRIDGE_BROKER_URL: not set"), bridge_on(cluster.masters[0].url):
         pass
