@@ -12,6 +12,7 @@ import pytest
 from bridge.domain.breaker import Health
 from bridge.domain.commits import CommitResult, Due, Write
 from bridge.domain.deliveries import Part, Settlement
+from bridge.domain.events import unpack
 from bridge.domain.outcome import Verdict
 from bridge.domain.policy import DEFAULT_LIMITS
 from bridge.domain.subscriptions import Deliver
@@ -20,6 +21,7 @@ from bridge.store import keys
 from bridge.store.client import Call, Client, Conversation, Request, open_store
 from bridge.store.cluster import key_of
 from bridge.store.erasure import ErasedPlaces
+from bridge.store.filling import Page
 from bridge.store.resending import Again
 from tests.clusters import Member, RealCluster, real_cluster, slot_of_shard
 from tests.parts import OPEN, SHARDS, SUB, Parts, entry, record, subscription, until
@@ -99,11 +101,12 @@ def do_everything(parts: Parts) -> None:
     parts.queues.note_health(MINE, Part(SUB), Health(1), held=False)
     parts.queues.hasten(MINE, Part(SUB), 10)
     parts.queues.release(MINE, [(SUB, shard) for shard in range(SHARDS)])
-    parts.queues.announce("default", SUB, 1, b"l" * 8, record("bridge-test"))
+    parts.notices.record("default", unpack(record("bridge-test")), SUB)
+    with parts.audit.noted("me", "rewrap"):
+        pass
     few = Parts.sharing(parts, msgspec.structs.replace(DEFAULT_LIMITS, dead=8))
     few.limits.share_backlog([SUB])
     few.limits.limit_dead([SUB])
-    few.limits.newly_limited([SUB])
     few.close()
     letters = list(parts.queues.dead_letters(SUB))
     parts.resending.put(SUB, [Again(one.shard, one.position, one.record, (one.id,)) for one in letters])
@@ -112,6 +115,9 @@ def do_everything(parts: Parts) -> None:
     parts.queues.start_anew(SUB, Deliver.LATEST)
     parts.queues.unpark(SUB)
     logged = list(parts.log.read("default"))
+    read = [(one.position, unpack(one.record)) for one in logged if one.shard == 0]
+    parts.filling.begins_ms("default")
+    parts.filling.put(SUB, Page(0, read, read[-1][0]), read, registry.versions[0])
     parts.log.trim("default", [SUB], parts.now_ms() + 1)
     for shard in range(SHARDS):
         records = {one.position: one.record for one in logged if one.shard == shard}
