@@ -12,6 +12,7 @@
     │   ├── StoreUnreachable
     │   └── BrokerUnreachable
     ├── NotFound                    exit 1: no such session, subscription or event
+    ├── StoreEmptied                exit 1: the store is not the one it was
     ├── SecretsUnreadable           exit 2: none of BRIDGE_SECRET_KEYS opens a stored secret
     └── ProviderError               GetUSMSSendReceipt was not answered with receipts
         ├── TransientProviderError  try again later; ``throttled`` says that the rate was too high
@@ -78,6 +79,10 @@ class BrokerUnreachable(Unreachable):
 
 class NotFound(BridgeError):
     """No such object."""
+
+
+class StoreEmptied(BridgeError):
+    """The store has another id than the one kept beside it: everything that was in it is gone."""
 
 
 class ProviderError(BridgeError):

@@ -6,11 +6,11 @@ import socket
 from collections.abc import Callable, Mapping
 from urllib.parse import urlsplit
 
-from bridge.domain.server_urls import BrokerAddress, broker_address, safe_url
+from bridge.domain.server_urls import NO_CLUSTER, BrokerAddress, broker_address, safe_url
 from bridge.errors import BridgeError, BrokerUnreachable
 from bridge.settings import Settings
 from bridge.store.client import Client
-from bridge.wiring import broker_url, store_url
+from bridge.wiring import broker_url, identity_of, store_url
 
 CHECK_TIMEOUT_S = 4.0  # below the 5 s that /readyz gives a check, so that its own message is seen
 _PORTS = {"amqp": 5672, "pyamqp": 5672, "amqps": 5671, "sentinel": 26379}
@@ -22,7 +22,13 @@ def readiness_checks(settings: Settings) -> Mapping[str, Callable[[], None]]:
     Raises StoreUnreachable where no store is configured and none runs here.
     """
     store, broker = store_url(settings), broker_address(broker_url(settings))
-    return {"store": _pings(store), "broker": _reaches(broker)}
+    return {"store": _is_itself(settings, store), "broker": _reaches(broker)}
+
+
+def _is_itself(settings: Settings, url: str) -> Callable[[], None]:
+    """Answers, and is the store that it was: what is asked of an emptied one is not what people meant."""
+    client = Client(url, timeout_s=CHECK_TIMEOUT_S)
+    return identity_of(settings, client).check
 
 
 def _pings(url: str) -> Callable[[], None]:
@@ -30,6 +36,8 @@ def _pings(url: str) -> Callable[[], None]:
 
     def check() -> None:
         client.commands([("PING",)])
+        if client.is_cluster:
+            raise BrokerUnreachable(NO_CLUSTER)
 
     return check
 
@@ -43,6 +51,8 @@ def _reaches(broker: BrokerAddress) -> Callable[[], None]:
         def check_redis() -> None:
             try:
                 ping()
+            except BrokerUnreachable:
+                raise
             except BridgeError:
                 raise BrokerUnreachable(refusal) from None
 

@@ -113,6 +113,7 @@ def _connectable(address: BrokerAddress) -> _Broker:
         address.url,
         connect_timeout=_SOCKET_TIMEOUT_S,
         transport_options={**_transport_options(address), **address.transport_options},
+        ssl=dict(address.ssl) or False,
     )
     return _Broker(app=app, connection=connection, connections=connection.Pool(_CONNECTIONS))
 

@@ -42,6 +42,10 @@ from bridge.setting_forms import (
 )
 
 ENV_FILE = ".env"
+_STORE_FORM = (
+    "a redis://, rediss://, valkey:// or unix:// URL, or of a [cluster or Sentinels](#on-a-cluster-or-with-sentinel)"
+)
+_BROKER_FORM = "a redis://, rediss://, valkey://, unix:// or amqp:// URL, or of Sentinels"
 
 
 def _setting(default: str | None, meaning: str) -> Any:
@@ -63,11 +67,11 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
-    redis_url: Annotated[SecretStr | None, secret_url(store_url, "a redis://, rediss://, valkey:// or unix:// URL")] = (
-        _setting(None, "The store, which holds the truth. Unset: an embedded server, for `demo` and `up` alone.")
+    redis_url: Annotated[SecretStr | None, secret_url(store_url, _STORE_FORM)] = _setting(
+        None, "The store, which holds the truth. Unset: an embedded server, for `demo` and `up` alone."
     )
-    broker_url: Annotated[SecretStr | None, secret_url(_broker_url, "as above, or sentinel:// or amqp:// URL")] = (
-        _setting(None, "Celery's broker. Unset: the same server as the store.")
+    broker_url: Annotated[SecretStr | None, secret_url(_broker_url, _BROKER_FORM)] = _setting(
+        None, "Celery's broker. Unset: the same server as the store, which then cannot be a cluster."
     )
     shards: Annotated[int, whole(1, 256)] = _setting(
         "8", "Parts of the store that work apart. Fixed at the store's first use: another value is refused later."

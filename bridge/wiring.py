@@ -20,6 +20,7 @@ from bridge.domain.deliveries import Part, parts_of
 from bridge.domain.events import EVENT_TYPES, event_id, record_of_test
 from bridge.domain.notices import KINDS
 from bridge.domain.policy import DeliveryPolicy, Limits, PollPolicy
+from bridge.domain.server_urls import NO_CLUSTER
 from bridge.domain.signing import SECRET_BYTES, encode_secret
 from bridge.domain.status import LONGEST_AGE_MS
 from bridge.domain.subscriptions import PLAIN, BodyFormat, Options, Subscription, is_asked_for
@@ -37,6 +38,7 @@ from bridge.store.client import Client, open_store
 from bridge.store.credentials import Rewrapping, SigningKeys, rotated, sealed
 from bridge.store.erasure import Erased, ErasedPlaces, Eraser, Tombstones
 from bridge.store.filling import FillStore
+from bridge.store.identity import Identity
 from bridge.store.index import Clock, Index, RateStore, Wakes
 from bridge.store.limits import LimitStore
 from bridge.store.line import Line
@@ -71,6 +73,12 @@ def store_url(settings: Settings) -> str:
             "set it, or start `bridge up`"
         )
     return url
+
+
+def identity_of(settings: Settings, client: Client) -> Identity:
+    """What tells whether ``client``'s store is the one it was when this machine last saw it."""
+    url = settings.redis_url
+    return Identity(client, settings.data_dir, url.get_secret_value() if url is not None else None)
 
 
 def broker_url(settings: Settings) -> str:
@@ -108,10 +116,16 @@ class Bridge:
         Raises:
             StoreUnreachable: no answer.
             IncompatibleStore: it must not be touched.
+            SettingsError: it is a cluster, which cannot be the broker too.
         """
         self.settings = settings
         self.client = Client(store_url(settings))
-        open_store(self.client, settings.shards)
+        if settings.broker_url is None and self.client.is_cluster:
+            self.client.close()
+            raise SettingsError(
+                f"BRIDGE_BROKER_URL: not set, and BRIDGE_REDIS_URL is of a cluster's node: {NO_CLUSTER}"
+            )
+        self.store_id = open_store(self.client, settings.shards)
         shards = settings.shards
         limits = Limits(
             backlog=settings.max_backlog,
@@ -137,6 +151,7 @@ class Bridge:
         self.wakes = Wakes(self.client)
         self.rate = RateStore(self.client)
         self.clock = Clock(self.client)
+        self.identity = identity_of(settings, self.client)
         self._chance = random.random
         self._idle_transports: list[Transport] = []
         self._lock = Lock()

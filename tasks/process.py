@@ -25,6 +25,7 @@ from bridge.polling.poll import Step
 from bridge.settings import load_settings
 from bridge.store.attempts import KEPT_MS
 from bridge.wiring import DEFAULT_ACCOUNT, USER_AGENT, Bridge
+from tasks.store_watch import StoreWatch
 
 _log = get_logger(__name__)
 
@@ -47,6 +48,7 @@ class Process:
     def __init__(self, send: Send) -> None:
         self._send = send
         self._stopping = Event()
+        self._watch = StoreWatch()
         self._complaints: dict[tuple[str, str], float] = {}
 
     @cached_property
@@ -119,6 +121,8 @@ class Process:
 
     def tick(self) -> None:
         """Wake what is due, once."""
+        if self._watch.is_other(self.bridge):
+            self.__dict__.pop("bridge", None)  # its threads end with what they have
         bridge = self.bridge
         now_ms = bridge.clock.now_ms()
         due = bridge.index.due(now_ms, _ALL)

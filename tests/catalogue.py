@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import cast
+from collections.abc import Iterable
 
 import msgspec
 import redis
@@ -68,10 +68,10 @@ def _type_and_ttl(server: redis.Redis, key: bytes) -> tuple[bytes, int]:
     return kind, ttl_s
 
 
-def assert_catalogued(server: redis.Redis) -> None:
-    """Every key of a server is in the catalogue, of its type, and has a TTL where that is what bounds it."""
+def assert_catalogued(server: redis.Redis, names: Iterable[bytes]) -> None:
+    """Each of these keys is in the catalogue, of its type, and has a TTL where that is what bounds it."""
     faults = []
-    for key in cast("list[bytes]", server.keys("*")):
+    for key in names:
         kind, ttl_s = _type_and_ttl(server, key)
         if ttl_s != -2 and (fault := fault_of(key.decode(), kind.decode(), ttl_s)):
             faults.append(fault)

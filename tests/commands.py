@@ -114,6 +114,7 @@ def cells(ran: Ran) -> list[list[str]]:
 
 def use_environ(monkeypatch: pytest.MonkeyPatch, directory: Path, environ: dict[str, str]) -> None:
     monkeypatch.chdir(directory)  # no .env of ours is there
+    environ = {**environ, "BRIDGE_DATA_DIR": str(directory / "data")} if "BRIDGE_DATA_DIR" not in environ else environ
     for name in os.environ.keys() - environ.keys():
         monkeypatch.delenv(name)
     for name, value in environ.items():

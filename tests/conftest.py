@@ -12,6 +12,7 @@ import pytest
 
 from bridge.wiring import Bridge
 from tests.catalogue import assert_catalogued
+from tests.clusters import real_cluster
 from tests.parts import Parts
 from tests.servers import bridge_on, valkey
 
@@ -31,6 +32,8 @@ class Servers:
     def _start(self, kind: str) -> str:
         if kind == "valkey":
             return self._stack.enter_context(valkey())
+        if kind == "cluster":
+            return self._stack.enter_context(real_cluster()).url
         found = shutil.which("redis-server")
         if found is None:
             pytest.skip("redis-server is not on the PATH: this runs on Valkey alone")
@@ -49,9 +52,9 @@ def store_url(servers: Servers, request: pytest.FixtureRequest) -> Iterator[str]
     """An empty store, whose keys must be the catalogue's when the test ends. On Valkey, unless parametrised."""
     url = servers.url(getattr(request, "param", "valkey"))
     parts = Parts(url)
-    parts.redis.flushall()
+    parts.empty()
     yield url
-    assert_catalogued(parts.redis)
+    assert_catalogued(parts.redis, parts.client.scan("*"))
     parts.close()
 
 

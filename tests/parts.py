@@ -77,6 +77,7 @@ class Parts:
         self.shards = shards
         self.client = Client(url)
         self.redis: redis.Redis = self.client.redis
+        self._nodes = [node for node in self.client.nodes() if node.master]
         self.sessions = SessionStore(self.client, shards, limits)
         self.queues = QueueStore(self.client, shards, limits)
         self.notices = NoticeStore(self.client, shards, limits)
@@ -101,6 +102,11 @@ class Parts:
 
     def close(self) -> None:
         self.client.close()
+
+    def empty(self) -> None:
+        """Forget everything, on every server."""
+        for node in self._nodes:
+            self.client.ask_node(node, [["FLUSHALL"]])
 
     def now_ms(self) -> int:
         seconds, micros = self.redis.time()
@@ -189,14 +195,14 @@ class Parts:
         found: dict[str, str] = {}
         for kind, member in (("due", "p"), ("q", "q")):
             prefix = f"u{{{shard}}}:{kind}:"
-            for key in cast("list[bytes]", self.redis.keys(f"{prefix}*")):
+            for key in self.client.scan(f"{prefix}*"):
                 found[f"{member}:{key.decode().removeprefix(prefix)}"] = key.decode()
         return found
 
     def _assert_lanes_are_queued(self, shard: int) -> None:
         """A lane is in its queue exactly as long as something waits in it."""
         names = {name.rpartition(":")[2] for name in self._due_sets(shard).values() if ":q:" in name}
-        buckets = cast("list[bytes]", self.redis.keys(f"u{{{shard}}}:l:*"))
+        buckets = set(self.client.scan(f"u{{{shard}}}:l:*"))
         for name in names | {key.decode().split(":")[2] for key in buckets}:
             queued = set(cast("list[bytes]", self.redis.zrange(keys.queue(shard, name), 0, -1)))
             lanes = self.lanes(shard, name)
@@ -208,6 +214,6 @@ class Parts:
         """What waits in each lane of a subscription: attempts, and positions."""
         return {
             lane: positions.split(value)
-            for key in cast("list[bytes]", self.redis.keys(f"u{{{shard}}}:l:{name}:*"))
+            for key in set(self.client.scan(f"u{{{shard}}}:l:{name}:*"))
             for lane, value in cast("dict[bytes, bytes]", self.redis.hgetall(key)).items()
         }

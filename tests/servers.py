@@ -6,7 +6,7 @@ import base64
 import os
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 from bridge.settings import Settings
@@ -45,11 +45,10 @@ def bridge_on(url: str, **settings: object) -> Iterator[Bridge]:
 
     Callbacks may go to 127.0.0.0/8.
     """
-    bridge = Bridge(Settings.model_validate({"redis_url": url, **_SETTINGS, **settings}))
-    try:
-        yield bridge
-    finally:
-        bridge.close()
+    with tempfile.TemporaryDirectory() as directory:
+        given = {"redis_url": url, "data_dir": directory, **_SETTINGS, **settings}
+        with closing(Bridge(Settings.model_validate(given))) as bridge:
+            yield bridge
 
 
 def environ_for(url: str, **settings: str) -> dict[str, str]:

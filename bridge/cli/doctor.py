@@ -11,7 +11,8 @@ from typing import Annotated
 
 import typer
 
-from bridge.cli.doctor_checks import BRIDGE_CHECKS, SERVER_CHECKS, Finding, Verdict, fail, ok, read_server
+from bridge.cli.doctor_checks import BRIDGE_CHECKS, Finding, Verdict, fail, ok
+from bridge.cli.doctor_topology import store_findings
 from bridge.cli.output import printable, to_json
 from bridge.errors import BridgeError, SettingsError, Unreachable
 from bridge.settings import Settings, load_settings, read_environ, unknown_settings
@@ -97,9 +98,7 @@ def _server(settings: Settings) -> Iterator[Finding]:
 
     url = store_url(settings)
     with closing(Client(url, timeout_s=_TIMEOUT_S)) as client:
-        server = read_server(client, url)
-    for check in SERVER_CHECKS:
-        yield from check(server)
+        yield from store_findings(client, url)
 
 
 def _broker(settings: Settings) -> Iterator[Finding]:

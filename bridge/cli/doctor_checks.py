@@ -11,19 +11,20 @@ import msgspec
 
 from bridge.domain.durations import format_duration_ms
 from bridge.domain.events import iso_millis
-from bridge.domain.server_urls import safe_url
 from bridge.domain.subscriptions import SubscriptionState
 from bridge.errors import (
     BridgeError,
     ProviderError,
     RequestError,
     SecretsUnreadable,
+    StoreEmptied,
     TransientProviderError,
     Unreachable,
 )
 
 if TYPE_CHECKING:
     from bridge.store.client import Client
+    from bridge.store.wire import Node
     from bridge.wiring import Bridge
 
 MOST_CLOCK_DIFFERENCE_MS = 5_000
@@ -85,28 +86,28 @@ class Server(msgspec.Struct, frozen=True):
     """How far its clock is before this machine's."""
 
 
-def read_server(client: Client, url: str) -> Server:
-    """Ask a server about itself. Raises StoreUnreachable."""
-    (info,) = client.commands([["INFO"]])
+def read_server(client: Client, node: Node, name: str) -> Server:
+    """Ask a server about itself; ``name`` is what it is called. Raises StoreUnreachable."""
+    (info,) = client.ask_node(node, [["INFO"]])
     before = time.time()
-    (now,) = client.commands([["TIME"]])
+    (now,) = client.ask_node(node, [["TIME"]])
     here_ms = (before + time.time()) * 500
     seconds, micros = cast("list[bytes]", now)
     lines = cast("bytes", info).decode(errors="replace").splitlines()
     fields = (line.split(":", 1) for line in lines if ":" in line and not line.startswith("#"))
     return Server(
-        url=safe_url(url),
+        url=name,
         info={name: value.strip() for name, value in fields},
-        config=_config(client, "save", "hash-max-listpack-value"),
+        config=_config(client, node, "save", "hash-max-listpack-value"),
         ahead_ms=int(seconds) * 1000 + int(micros) / 1000 - here_ms,
     )
 
 
-def _config(client: Client, *names: str) -> dict[str, str]:
+def _config(client: Client, node: Node, *names: str) -> dict[str, str]:
     found: dict[str, str] = {}
     for name in names:
         try:
-            (reply,) = client.commands([["CONFIG", "GET", name]])
+            (reply,) = client.ask_node(node, [["CONFIG", "GET", name]])
         except Unreachable:
             raise
         except BridgeError:
@@ -218,6 +219,24 @@ def _schema(bridge: Bridge) -> Iterator[Finding]:
 
     # Opening the bridge has compared both with the store's.
     yield ok("schema", f"schema {SCHEMA}, {bridge.settings.shards} shards")
+
+
+def _identity(bridge: Bridge) -> Iterator[Finding]:
+    identity = bridge.identity
+    try:
+        identity.check()
+    except StoreEmptied as error:
+        what, _, to_do = str(error).partition(". ")
+        yield fail("store id", what, to_do)
+        return
+    if identity.unkept:
+        yield warn(
+            "store id",
+            f"{identity.unkept}: an emptied store would not be noticed",
+            "give BRIDGE_DATA_DIR a directory that is kept, and can be written",
+        )
+    else:
+        yield ok("store id", f"the store is the one that {identity.path} remembers")
 
 
 def _provider(bridge: Bridge) -> Iterator[Finding]:
@@ -373,6 +392,7 @@ def _log(bridge: Bridge) -> Iterator[Finding]:
 
 BRIDGE_CHECKS: Mapping[str, Callable[[Bridge], Iterator[Finding]]] = {
     "schema": _schema,
+    "store id": _identity,
     "provider": _provider,
     "secret keys": _secrets,
     "workers": _beat,

@@ -1,29 +1,44 @@
-"""The connection to Redis or Valkey: the one place that names redis-py's errors, and runs scripts in a pipeline."""
+"""The store's servers, whichever they are: one, one behind Sentinel, or a cluster. Runs scripts, many at once."""
 
 from __future__ import annotations
 
 import hashlib
 import secrets
-from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import cache
 from importlib.resources import files
-from time import monotonic
-from typing import Any, TypeAlias, TypeVar, cast
+from threading import Lock
+from typing import TypeAlias, TypeVar, cast
+from urllib.parse import urlsplit
 
-import hiredis
 import msgspec
 import redis
-from redis.backoff import ExponentialWithJitterBackoff
-from redis.retry import Retry
 
-from bridge.errors import BridgeError, IncompatibleStore, StoreUnreachable
+from bridge.domain.server_urls import StoreAddress, store_address
+from bridge.errors import BridgeError, IncompatibleStore
 from bridge.store import keys
+from bridge.store.cluster import Cluster
+from bridge.store.one_server import OneServer
+from bridge.store.wire import AGAIN, Argument, Command, Node, Servers, Talk, translated
+
+__all__ = [
+    "SCHEMA",
+    "Argument",
+    "Call",
+    "Client",
+    "Conversation",
+    "Request",
+    "Script",
+    "Steps",
+    "open_store",
+    "script",
+    "translated",
+]
 
 SCHEMA = 1
 
 T = TypeVar("T")
-Argument = bytes | str | int | float
 
 
 class Script(msgspec.Struct, frozen=True):
@@ -55,85 +70,80 @@ def script(name: str) -> Script:
     return Script(source, hashlib.sha1(source.encode()).hexdigest())  # noqa: S324 - the server's own name for a script
 
 
-@contextmanager
-def translated() -> Iterator[None]:
-    """Turn redis-py's errors into ours, saying what to do."""
-    try:
-        yield
-    except redis.exceptions.AuthenticationError:
-        raise StoreUnreachable("Redis refuses the password: check BRIDGE_REDIS_URL") from None
-    except redis.exceptions.OutOfMemoryError:
-        raise BridgeError(
-            "Redis is out of memory (maxmemory reached): raise maxmemory, or wait until deliveries have freed some"
-        ) from None
-    except (redis.exceptions.ConnectionError, redis.exceptions.TimeoutError) as error:
-        raise StoreUnreachable(
-            f"Redis does not answer ({type(error).__name__}): check BRIDGE_REDIS_URL and that the server runs"
-        ) from error
-    except redis.exceptions.RedisError as error:
-        raise BridgeError(f"Redis refused a command: {error}") from error
-
-
 class Client:
-    """A pooled connection whose every failure is one of ours. Threads may share it."""
+    """The servers of a store, whose every failure is one of ours. Threads may share it."""
 
     def __init__(self, url: str, *, timeout_s: float = 5.0) -> None:
-        if url.startswith("valkey"):
-            url = "redis" + url.removeprefix("valkey")
-        # RESP2: the maintenance notifications of RESP3 are one server's own, and Valkey refuses them.
-        self.redis: redis.Redis = redis.Redis.from_url(
-            url,
-            protocol=2,
-            socket_timeout=timeout_s,
-            socket_connect_timeout=timeout_s,
-            socket_keepalive=True,
-            health_check_interval=10,
-            # Every script may be repeated: a lost reply is met by fences, not by hoping.
-            retry=Retry(ExponentialWithJitterBackoff(cap=0.5, base=0.02), 3),
-        )
+        """``url`` is a store's as BRIDGE_REDIS_URL takes it; nothing is connected yet."""
+        self._address = store_address(url)
+        self._servers: Servers | None = None
+        self._lock = Lock()
         self.timeout_s = timeout_s
         self.round_trips = 0
 
+    @property
+    def is_cluster(self) -> bool:
+        """Whether the store is on a cluster: said by the URL, or found out by asking the server."""
+        return isinstance(self._found(), Cluster)
+
+    @property
+    def redis(self) -> redis.Redis:
+        """The library's own client, whose errors are its own too."""
+        return self._found().library
+
     def close(self) -> None:
         """Close every pooled connection."""
-        self.redis.close()
+        with self._lock:
+            servers, self._servers = self._servers, None
+        if servers is not None:
+            servers.close()
 
     def run(self, calls: Sequence[Call]) -> list[object]:
         """Run scripts in one round trip and return their replies in order. Raises as ``ask``."""
         return self.ask(calls)
 
-    def commands(self, commands: Sequence[Sequence[Argument]]) -> list[object]:
+    def commands(self, commands: Sequence[Command]) -> list[object]:
         """Run plain commands in one round trip; replies are unparsed. Raises as ``ask``."""
         return self.ask(commands)
 
     def ask(self, requests: Sequence[Request]) -> list[object]:
         """Run scripts and plain commands in one round trip and return their replies in order.
 
+        On a cluster those of different slots are run in no order.
+
         Raises:
             StoreUnreachable: no answer.
             BridgeError: the server refused a request.
         """
         with translated():
-            replies = self._exchange(requests)
+            replies = self._exchange([_command(one) for one in requests])
         return self.checked(requests, replies)
 
     def checked(self, requests: Sequence[Request], replies: list[object]) -> list[object]:
         """The replies to ``requests``, where none of them is a refusal. Raises as ``ask``.
 
-        A server that forgot its scripts (restarted, flushed, failed over) refuses a call before it runs: those are
-        loaded and sent again.
+        What was not run is sent again: a server that does not know a script (restarted, flushed, failed over) refuses
+        the call before it runs, and is given the script itself.
         """
+        for reply in replies:
+            if isinstance(reply, Exception):
+                break
+        else:
+            return replies
         with translated():
+            left = [i for i, reply in enumerate(replies) if isinstance(reply, AGAIN)]
+            self._repeat(requests, left, replies)
             forgotten = [i for i, reply in enumerate(replies) if isinstance(reply, redis.exceptions.NoScriptError)]
-            if forgotten:
-                calls = {i: call for i in forgotten if isinstance(call := requests[i], Call)}
-                for name in {call.name for call in calls.values()}:
-                    self.redis.script_load(script(name).source)
-                again = self._exchange(list(calls.values()))
-                for i, reply in zip(calls, again, strict=True):
-                    replies[i] = reply
+            self._repeat(requests, forgotten, replies, whole=True)
             _raise_first(replies)
         return replies
+
+    def _repeat(
+        self, requests: Sequence[Request], places: Sequence[int], replies: list[object], *, whole: bool = False
+    ) -> None:
+        again = self._exchange([_command(requests[i], whole=whole) for i in places])
+        for i, reply in zip(places, again, strict=True):
+            replies[i] = reply
 
     def drive(self, steps: Steps[T]) -> T:
         """Run steps from start to end, and return what they return. Raises as ``ask``."""
@@ -145,91 +155,80 @@ class Client:
             # Its type is lost on the way: a generator's return value is Any to a type checker.
             return cast("T", end.value)
 
+    def transaction(self, commands: Sequence[Command]) -> list[object]:
+        """Run commands of one shard at once or not at all; replies are unparsed. Raises as ``ask``."""
+        with translated():
+            self.round_trips += 1
+            reply = self._found().transaction(commands)
+            if isinstance(reply, Exception):
+                raise reply
+            replies = cast("list[object]", reply)
+            _raise_first(replies)
+        return replies
+
     def scan(self, pattern: str) -> Iterator[bytes]:
         """Walk the keys that match, in no order; one written meanwhile may be missed or come twice."""
         with translated():
-            yield from self.redis.scan_iter(match=pattern, count=1000)
+            yield from self._found().scan(pattern)
 
-    def _exchange(self, requests: Sequence[Request]) -> list[object]:
-        """Send requests and read their replies, refusals among them.
+    def nodes(self) -> list[Node]:
+        """The servers of the store."""
+        with translated():
+            return self._found().nodes()
 
-        Not by the library's pipeline: that takes 2 µs of Python more for each command, 3.5 and not 1.4 where there
-        are many. What is used of it is the pool, the connection and its way of trying again.
-        """
-        if not requests:
+    def ask_node(self, node: Node, commands: Sequence[Command]) -> list[object]:
+        """Run commands without a key on one server of the store; replies are unparsed. Raises as ``ask``."""
+        with translated():
+            replies = self._found().ask(node, commands)
+            _raise_first(replies)
+        return replies
+
+    def sentinels(self) -> tuple[str, dict[str, Mapping[str, str] | None]] | None:
+        """The group that Sentinels watch, and what each says of it (None: no answer). None without Sentinels."""
+        servers = self._found()
+        return servers.sentinels() if isinstance(servers, OneServer) else None
+
+    def talk(self) -> Talk:
+        """A way to ask without waiting, for ``Conversation``."""
+        return self._found().talk(self.timeout_s)
+
+    def _exchange(self, commands: Sequence[Command]) -> list[object]:
+        """Send commands and read their replies, refusals among them."""
+        if not commands:
             return []
         self.round_trips += 1
-        packed = _packed(requests)
-        pool = self.redis.connection_pool
-        # Any: redis-py leaves half of a connection's methods untyped.
-        connection: Any = pool.get_connection()
-        try:
-            replies: list[object] = connection.retry.call_with_retry(
-                lambda: _converse(connection, packed, len(requests)), lambda _error: connection.disconnect()
-            )
-            return replies  # noqa: TRY300 - what follows is for failures
-        except BaseException:
-            connection.disconnect()  # replies may be left in it
-            raise
-        finally:
-            pool.release(connection)
+        return (self._servers or self._found()).exchange(commands)
 
-
-# Its stub lacks the ``...`` of a tuple of any length.
-_pack = cast("Callable[[tuple[Argument, ...]], bytes]", hiredis.pack_command)
-
-
-def _packed(requests: Sequence[Request]) -> bytes:
-    return b"".join([_pack(tuple(_evalsha(one) if isinstance(one, Call) else one)) for one in requests])
-
-
-def _evalsha(call: Call) -> Sequence[Argument]:
-    return ["EVALSHA", script(call.name).sha, len(call.keys), *call.keys, *call.args]
-
-
-def _converse(connection: Any, packed: bytes, count: int) -> list[object]:
-    connection.send_packed_command([packed])
-    return [_reply(connection) for _ in range(count)]
-
-
-def _reply(connection: Any) -> object:
-    try:
-        reply: object = connection.read_response()
-    except redis.exceptions.ResponseError as refusal:
-        return refusal
-    return reply
+    def _found(self) -> Servers:
+        if self._servers is not None:
+            return self._servers
+        with translated(), self._lock:
+            if self._servers is None:
+                self._servers = _connected(self._address, self.timeout_s)
+            return self._servers
 
 
 class Conversation:
-    """Exchanges, one at a time, over a connection that is kept between them; nothing here waits, but ``wait``.
+    """Exchanges, one at a time, over connections that are kept between them; nothing here waits, but ``wait``.
 
     An exchange that fails is the caller's to repeat, by ``Client.ask``; the next one is tried over a new connection.
     """
 
     def __init__(self, client: Client) -> None:
         self._client = client
-        self._pool = client.redis.connection_pool
-        # Any: redis-py leaves half of a connection's methods untyped.
-        self._connection: Any = None
-        self._count = 0
-        self._begun_s = 0.0
-        self._broken = False
-        self.replies: list[object] = []
+        self._talk: Talk | None = None
+
+    @property
+    def replies(self) -> list[object]:
+        """What has been answered: everything once ``is_answered``. Some may be for ``Client.checked`` to ask again."""
+        return self._talk.replies if self._talk is not None else []
 
     def begin(self, requests: Sequence[Request]) -> None:
         """Send requests; how that goes, ``is_answered`` says."""
-        self.replies = []
-        self._count = len(requests)
-        self._begun_s = monotonic()
-        if not requests:
-            return
-        self._client.round_trips += 1
-        try:
-            if self._connection is None:
-                self._connection = self._pool.get_connection()
-            self._connection.send_packed_command([_packed(requests)])
-        except redis.exceptions.RedisError:
-            self._broken = True
+        if self._talk is None:
+            self._talk = self._client.talk()
+        self._client.round_trips += bool(requests)
+        self._talk.begin([_command(one) for one in requests])
 
     def is_answered(self) -> bool:
         """Take in what has arrived. Returns whether ``replies``, refusals among them, are all there.
@@ -237,39 +236,46 @@ class Conversation:
         Raises:
             StoreUnreachable: the connection broke, or there was no answer in time.
         """
-        try:
-            with translated():
-                while len(self.replies) < self._count and self._can_read(0):
-                    self.replies.append(_reply(self._connection))
-        except BaseException:
-            self.close()  # replies may be left in it
-            raise
-        return len(self.replies) == self._count
+        with translated():
+            return self._talk is None or self._talk.is_answered()
 
     def wait(self) -> None:
         """Wait until something arrives, or the time for it is over."""
-        with suppress(redis.exceptions.RedisError):  # is_answered comes upon it too
-            self._can_read(self._client.timeout_s)
+        if self._talk is not None:
+            self._talk.wait()
 
     def close(self) -> None:
-        """Give the connection back."""
-        connection, self._connection = self._connection, None
-        if connection is not None:
-            if self._broken or len(self.replies) < self._count:
-                connection.disconnect()
-            self._pool.release(connection)
-        self._broken = False
-        self._count = 0
-        self.replies = []
+        """Give the connections back."""
+        if self._talk is not None:
+            self._talk.close()
 
-    def _can_read(self, wait_s: float) -> bool:
-        if self._broken:
-            raise redis.exceptions.ConnectionError("the request could not be sent")
-        if self._connection.can_read(wait_s):
-            return True
-        if monotonic() - self._begun_s > self._client.timeout_s:
-            raise redis.exceptions.TimeoutError("no answer in time")
-        return False
+
+def _connected(address: StoreAddress, timeout_s: float) -> Servers:
+    if address.cluster:
+        return Cluster(address, timeout_s)
+    server = OneServer(address, timeout_s)
+    try:
+        # A node of a cluster says so, and then any URL of one will do. Where INFO is not allowed, only the URL tells.
+        (about,) = server.exchange([("INFO", "cluster")])
+    except BaseException:
+        server.close()
+        raise
+    if not isinstance(about, bytes) or b"cluster_enabled:1" not in about:
+        return server
+    server.close()
+    parts = urlsplit(address.url)
+    if address.sentinels or parts.hostname is None:
+        raise BridgeError("BRIDGE_REDIS_URL leads to a node of a cluster: give redis+cluster://HOST:PORT instead")
+    return Cluster(replace(address, cluster=((parts.hostname, parts.port or 6379),)), timeout_s)
+
+
+def _command(request: Request, *, whole: bool = False) -> Command:
+    """A request as a command; ``whole``: a script call with the script itself."""
+    if not isinstance(request, Call):
+        return request
+    known = script(request.name)
+    head: list[Argument] = ["EVAL", known.source] if whole else ["EVALSHA", known.sha]
+    return [*head, len(request.keys), *request.keys, *request.args]
 
 
 def _raise_first(replies: Sequence[object]) -> None:
@@ -278,20 +284,23 @@ def _raise_first(replies: Sequence[object]) -> None:
             raise reply
 
 
-def open_store(client: Client, shards: int) -> None:
-    """Check, on first use write, what the store says of itself: its schema, its shard count, a random id.
+def open_store(client: Client, shards: int) -> bytes:
+    """Check, on first use write, what the store says of itself: its schema, its shard count, a random id. Returns that.
 
     Raises:
         IncompatibleStore: a newer release wrote it, or another number of shards.
         StoreUnreachable: no answer.
     """
-    with translated():
-        pipeline = client.redis.pipeline()
-        pipeline.hsetnx(keys.STORE, "schema", str(SCHEMA))
-        pipeline.hsetnx(keys.STORE, "shards", str(shards))
-        pipeline.hsetnx(keys.STORE, "id", secrets.token_hex(8))
-        pipeline.hgetall(keys.STORE)
-        about = pipeline.execute()[-1]
+    *_, reply = client.commands(
+        [
+            ["HSETNX", keys.STORE, "schema", SCHEMA],
+            ["HSETNX", keys.STORE, "shards", shards],
+            ["HSETNX", keys.STORE, "id", secrets.token_hex(8)],
+            ["HGETALL", keys.STORE],
+        ]
+    )
+    flat = cast("list[bytes]", reply)
+    about = dict(zip(flat[::2], flat[1::2], strict=True))
     schema, kept_shards = int(about[b"schema"]), int(about[b"shards"])
     if schema > SCHEMA:
         raise IncompatibleStore(
@@ -301,3 +310,4 @@ def open_store(client: Client, shards: int) -> None:
         raise IncompatibleStore(
             f"BRIDGE_SHARDS is {shards}, but the store was begun with {kept_shards}: set BRIDGE_SHARDS={kept_shards}"
         )
+    return about[b"id"]

@@ -349,12 +349,10 @@ class QueueStore:
                 for make in (keys.queue, keys.kept, keys.dead, keys.counts, keys.hold, keys.state)
             ]
             # At once: a lane that is committed in between would be left without its queue, and never be due.
-            self._client.commands(
+            self._client.transaction(
                 [
-                    ["MULTI"],
                     ["ZREM", keys.index(shard), keys.queue_member(subscription)],
                     ["UNLINK", *buckets, *whole],
-                    ["EXEC"],
                 ]
             )
 

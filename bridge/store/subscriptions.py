@@ -69,13 +69,9 @@ class SubscriptionStore:
         The versions are read first: whoever changes it in between bumps them, and commits fenced by what is
         returned here are refused.
         """
-        *versions, stored, tombstones = self._client.commands(
-            [
-                *(["GET", keys.registry(shard)] for shard in range(self._shards)),
-                ["HVALS", keys.SUBSCRIPTIONS],
-                ["HGETALL", keys.TOMBSTONES],
-            ]
-        )
+        # In two round trips: on a cluster, one would read them in no order.
+        versions = self._client.commands([["GET", keys.registry(shard)] for shard in range(self._shards)])
+        stored, tombstones = self._client.commands([["HVALS", keys.SUBSCRIPTIONS], ["HGETALL", keys.TOMBSTONES]])
         flat = cast("list[bytes]", tombstones)
         groups: dict[str, list[Subscription]] = {}
         for value in cast("list[bytes]", stored):

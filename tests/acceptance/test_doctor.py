@@ -60,11 +60,11 @@ def test_a_healthy_bridge_has_nothing_to_fail(
     assert warned == {"persistence"}  # the tests' server writes nothing to disk
     assert set(found) == {
         *("settings", "store", "eviction", "persistence", "memory", "packing", "clocks", "broker", "schema"),
-        *("provider", "secret keys", "workers", "accounts", "rejected", "subscriptions", "log"),
+        *("store id", "provider", "secret keys", "workers", "accounts", "rejected", "subscriptions", "log"),
     }
     assert people.code == 0
     assert people.out.splitlines()[0].split() == ["ok", "settings", "all", "are", "understood"]
-    assert people.out.splitlines()[-1] == "15 ok, 1 to look at, 0 failed"
+    assert people.out.splitlines()[-1] == "16 ok, 1 to look at, 0 failed"
     assert "→ set appendonly yes" in people.out
 
 
@@ -111,6 +111,20 @@ def test_without_a_store_it_says_how_to_get_one(
     del environ["BRIDGE_REDIS_URL"]
     use_environ(monkeypatch, tmp_path, environ)
     assert "bridge up" in _found(terminal, 3)["store"][1]
+
+
+def test_an_emptied_store_fails_until_it_is_restored_or_its_file_removed(
+    bridge: Bridge, terminal: Terminal, tmp_path: Path
+) -> None:
+    assert _found(terminal, 1)["store id"][0] == "ok"
+    bridge.client.redis.flushall()
+    verdict, said = _found(terminal, 1)["store id"]
+    assert verdict == "fail"
+    assert "backup" in said
+    (path,) = (tmp_path / "data" / "stores").iterdir()
+    assert f"remove {path}" in said
+    path.unlink()
+    assert _found(terminal, 1)["store id"][0] == "ok"
 
 
 @pytest.mark.usefixtures("bridge")

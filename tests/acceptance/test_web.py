@@ -15,12 +15,15 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+import redis
 import requests
 import uvicorn
 
 from bridge.errors import BrokerUnreachable, StoreUnreachable
 from bridge.store.server import EmbeddedServer
 from bridge.web.app import create_app
+from tests.clusters import real_cluster
+from tests.servers import bridge_on
 
 
 @contextmanager
@@ -139,11 +142,11 @@ class Web:
 
 
 @pytest.fixture
-def start_web() -> Iterator[Callable[..., Web]]:
+def start_web(tmp_path: Path) -> Iterator[Callable[..., Web]]:
     started: list[Web] = []
 
     def start(**settings: str) -> Web:
-        started.append(Web(**settings))
+        started.append(Web(**{"BRIDGE_DATA_DIR": str(tmp_path / "data"), **settings}))
         return started[-1]
 
     yield start
@@ -162,6 +165,32 @@ def test_readiness_follows_the_store_and_the_broker(start_web: Callable[..., Web
         assert list(answer.json()["failures"]) == ["broker"]
         assert "BRIDGE_BROKER_URL" in answer.json()["detail"]
     assert list(requests.get(f"{url}/readyz", timeout=10).json()["failures"]) == ["store", "broker"]
+
+
+def test_an_emptied_store_is_not_ready_until_somebody_has_decided(
+    start_web: Callable[..., Web], tmp_path: Path
+) -> None:
+    with EmbeddedServer(tmp_path / "store") as store, redis.Redis.from_url(store.url) as client:
+        with bridge_on(store.url):
+            pass
+        url = start_web(BRIDGE_REDIS_URL=store.url).url()
+        assert requests.get(f"{url}/readyz", timeout=10).status_code == 200
+        client.flushall()
+        answer = requests.get(f"{url}/readyz", timeout=10)
+        assert answer.status_code == 503
+        assert "backup" in answer.json()["failures"]["store"]
+        assert requests.get(f"{url}/healthz", timeout=10).status_code == 200, "restarting the process helps nobody"
+        (path,) = (tmp_path / "data" / "stores").iterdir()
+        assert str(path) in answer.json()["failures"]["store"]
+        path.unlink()
+        assert requests.get(f"{url}/readyz", timeout=10).status_code == 200
+
+
+def test_a_broker_that_is_a_node_of_a_cluster_is_not_ready(start_web: Callable[..., Web], tmp_path: Path) -> None:
+    with EmbeddedServer(tmp_path / "store") as store, real_cluster(masters=1) as cluster:
+        url = start_web(BRIDGE_REDIS_URL=store.url, BRIDGE_BROKER_URL=cluster.masters[0].url).url()
+        answer = requests.get(f"{url}/readyz", timeout=10)
+    assert "Celery cannot use a cluster" in answer.json()["failures"]["broker"]
 
 
 def test_a_broker_that_is_no_redis_must_take_a_connection(start_web: Callable[..., Web], tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""``python -m tests.bench [delivery] [tracking] [memory] [neighbours] [drill]``: measure; print targets and figures."""
+"""``python -m tests.bench [ROW]…``: measure, and print targets beside figures."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from tests.bench import delivery, drill, memory, neighbours, tracking
+from tests.bench import cluster, delivery, drill, memory, neighbours, tracking
 
 Row = tuple[str, ...]
 
@@ -45,6 +45,10 @@ def main(argv: Sequence[str]) -> int:
             )
             found[row] = drilled
             text = drill_text(drilled)
+        elif row == "cluster":
+            spread = cluster.measure(cluster.Sizes(events=options.events or 20_000))
+            found[row] = spread
+            text = cluster_text(spread)
         else:
             track = tracking.measure(
                 tracking.Sizes(
@@ -64,7 +68,10 @@ def main(argv: Sequence[str]) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__)
     parser.add_argument(
-        "rows", nargs="*", choices=["delivery", "tracking", "memory", "neighbours", "drill", []], help="what to measure"
+        "rows",
+        nargs="*",
+        choices=["delivery", "tracking", "memory", "neighbours", "drill", "cluster", []],
+        help="what to measure",
     )
     parser.add_argument("--rounds", type=int, default=3, help="rounds, of which the median counts (3)")
     parser.add_argument("--events", type=int, help="delivery: events a round (20,000); drill: that wait (100,000)")
@@ -166,6 +173,28 @@ def drill_text(result: drill.Drill) -> str:
 
 def _mega(size: int) -> str:
     return f"{size / 1e6:.0f} MB"
+
+
+def cluster_text(result: cluster.Cluster) -> str:
+    heads = {
+        "rate": "events/s",
+        "workers": "CPU µs/event, workers",
+        "servers": "CPU µs/event, servers",
+        "calls": "script calls/event",
+        "spread": "busiest master, of the mean",
+        "shard by bytes": "hottest shard, of the mean, by bytes",
+        "other by bytes": "hottest other key, of a shard, by bytes",
+        "shard by CPU": "hottest shard, of the mean, by time",
+        "other by CPU": "hottest other key, of a shard, by time",
+    }
+    table: list[Row] = [("workers", *(f"{number}" for number in result.figures))]
+    table += [(head, *(f"{one[name]:,.4g}" for one in result.figures.values())) for name, head in heads.items()]
+    hottest = max(max(one["shard by bytes"], one["other by bytes"]) for one in result.figures.values())
+    goals = [
+        ("target", "wanted", "measured", ""),
+        _goal("hottest key, of its share", "≤ 1.2 ×", hottest, "×", high=1.2),
+    ]
+    return _text("cluster", result.about, table, goals)
 
 
 def _goal(what: str, wanted: str, measured: float, unit: str, *, low: float = 0.0, high: float = float("inf")) -> Row:

@@ -51,17 +51,17 @@ def measure(sizes: Sizes) -> Delivery:
         house = House(family)
         receiver = Receiver(family, house.directory)
         about = describe_machine(house.server.url)
-        body = events.render(DEFAULT_ACCOUNT, next(_records(1)))[1]
+        body = events.render(DEFAULT_ACCOUNT, next(records(1)))[1]
         about |= {"receiver": receiver.kind, "body": f"{len(body)} bytes", "rounds": str(sizes.rounds)}
         about |= {"events": f"{sizes.events:,}, and {sizes.celery_events:,} by Celery (pool {sizes.celery_pool})"}
-        records = [events.pack(record) for record in _records(sizes.events)]
+        packed = [events.pack(record) for record in records(sizes.events)]
         bridge, bare, signing, celery = [], [], [], []
         for _ in range(sizes.rounds):
             house.empty()
             fill(house, receiver.url, sizes.events)
             bridge.append(apart(bridge_slices, house.environment, sizes.events))
             bare.append(apart(bare_libcurl, receiver.url, sizes.events, CONNECTIONS, body))
-            signing.append(apart(signing_libcurl, receiver.url, records, CONNECTIONS))
+            signing.append(apart(signing_libcurl, receiver.url, packed, CONNECTIONS))
             celery.append(_celery(house, receiver, sizes, body))
         return Delivery(
             about=about,
@@ -76,7 +76,7 @@ def fill(house: House, url: str, count: int) -> None:
     """Put events in the log and in one subscription's queue, as a poll does."""
     bridge = open_bridge(house.environment)
     subscription, _, _ = bridge.subscribe(url)
-    writes = (_write(record, subscription.id) for record in _records(count))
+    writes = (write_of(record, subscription.id) for record in records(count))
     while batch := list(islice(writes, _COMMIT_AT_ONCE)):
         results = bridge.sessions.commit(DEFAULT_ACCOUNT, batch)
         if any(result is not CommitResult.WRITTEN for result in results.values()):
@@ -91,7 +91,8 @@ def _check_filled(bridge: Bridge, subscription: str, count: int) -> None:
         raise AssertionError(f"{waiting} lanes wait, not {count}")
 
 
-def _records(count: int) -> Iterator[events.Record]:
+def records(count: int) -> Iterator[events.Record]:
+    """Events of a phone each."""
     now_ms = int(time.time() * 1000)
     for number in range(count):
         yield events.Record(
@@ -115,7 +116,8 @@ def _records(count: int) -> Iterator[events.Record]:
         )
 
 
-def _write(record: events.Record, subscription: str) -> Write:
+def write_of(record: events.Record, subscription: str) -> Write:
+    """What a poll writes of it, for one subscription."""
     phone = PhoneState(record.phone, record.user_id, record.status, 1, record.receipt_time, record.observed_ms, False)
     state = SessionState(
         record.observed_ms, record.observed_ms, record.observed_ms, record.observed_ms, phones=(phone,)

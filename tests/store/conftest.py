@@ -1,4 +1,4 @@
-"""What is promised of the store is promised on both kinds of server."""
+"""What is promised of the store is promised on both kinds of server, and on a cluster."""
 
 from __future__ import annotations
 
@@ -7,4 +7,5 @@ import pytest
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "store_url" in metafunc.fixturenames:
-        metafunc.parametrize("store_url", ["valkey", "redis"], indirect=True)
+        kinds = getattr(metafunc.module, "KINDS", ("valkey", "redis", "cluster"))
+        metafunc.parametrize("store_url", kinds, indirect=True)

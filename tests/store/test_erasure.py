@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import cast
-
 import msgspec
 
 from bridge.domain import events
@@ -36,7 +34,7 @@ def told(parts: Parts, session_no: str, *numbers: str, sequence: int = 1) -> Non
 
 def is_anywhere(parts: Parts, phone: str) -> bool:
     """Whether any value of the store still holds the phone's digits."""
-    for key in cast("list[bytes]", parts.redis.keys("*")):
+    for key in parts.client.scan("*"):
         kind = parts.redis.type(key)
         if kind == b"string":
             values: object = parts.redis.get(key)

@@ -19,6 +19,9 @@ from tests.parts import Parts
 from tests.store.queues_model import LIMITS, SHARDS
 from tests.store.queues_steps import Queues
 
+KINDS = ("valkey", "redis")
+"""A shard is on one server of a cluster too: there is nothing more to find there."""
+
 
 @pytest.fixture
 def small(store_url: str) -> Iterator[Parts]:

@@ -26,7 +26,7 @@ from tests.delivery.slices import Receiver, publish, subscribe
 from tests.hostile import once, serving
 from tests.parts import Parts, entry
 from tests.polling.scripted import Scripted, receipt
-from tests.servers import bridge_on
+from tests.servers import bridge_on, environ_for
 
 HOUR_MS = 3_600_000
 
@@ -470,3 +470,37 @@ def test_a_session_is_polled_to_its_end_by_messages_alone(desk: Desk, log: Parts
     settled = [state for _, state in desk.bridge.sessions.scan("default") if state.settled_ms]
     assert len(settled) == 20
     log.assert_index_is_right()
+
+
+# An emptied store
+
+
+def test_a_store_that_is_emptied_under_a_worker_is_said_once_and_worked_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Fault: a worker that remembered what it had written went on as if it were there: its account was never listed."""
+    with EmbeddedServer(tmp_path / "server") as server:
+        for name, value in environ_for(server.url, data_dir=str(tmp_path)).items():
+            monkeypatch.setenv(name, value)
+        process = Process(lambda _name, _args: None)
+        process.track(["s1"], "default")
+        for _ in range(2):
+            process.tick()
+        first = process.bridge
+        first.client.redis.flushall()
+        with structlog.testing.capture_logs() as said:
+            for _ in range(3):
+                process.tick()
+        assert [one["log_level"] for one in said] == ["error"]
+        assert "backup" in said[0]["reason"]
+        assert process.bridge is not first
+        process.track(["s2"], "default")
+        assert process.bridge.tracking.accounts() == ["default"]
+        assert process.bridge.client.redis.hget(keys.STORE, "shards") == b"8"
+
+        process.bridge.identity.path.unlink()
+        with structlog.testing.capture_logs() as said:
+            process.tick()
+        assert "remembered again" in said[0]["event"]
+        first.close()
+        process.bridge.close()

@@ -4,11 +4,14 @@ import base64
 import re
 from ipaddress import ip_network
 from pathlib import Path
+from urllib.parse import quote, unquote, urlsplit
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from pydantic import SecretStr, ValidationError
 
-from bridge.domain.server_urls import broker_address, safe_url, store_url
+from bridge.domain.server_urls import Host, broker_address, safe_url, store_address, store_url
 from bridge.errors import SettingsError
 from bridge.settings import (
     Settings,
@@ -133,7 +136,7 @@ def test_the_broker_is_the_store_unless_told_otherwise() -> None:
         ("BRIDGE_REDIS_URL", "redis://h/zero", "must be a database number"),
         ("BRIDGE_REDIS_URL", "amqp://h", "is not supported; give redis://HOST:PORT/DB"),
         ("BRIDGE_BROKER_URL", "kafka://h", "kafka:// is not supported"),
-        ("BRIDGE_BROKER_URL", "sentinel://h:26379", r"add \?master_name=NAME"),
+        ("BRIDGE_BROKER_URL", "sentinel://h:26379", r"needs the name of its group, as in .*\?master_name=NAME"),
         ("BRIDGE_SECRET_KEYS", "c2hvcnQ=", "key 1 has 5 bytes, not 32"),
     ],
 )
@@ -281,6 +284,9 @@ def test_every_setting_has_a_line_with_its_form_and_meaning() -> None:
         ("valkeys://h", "rediss://h"),
         ("unix:///run/valkey.sock?db=2", "unix:///run/valkey.sock?db=2"),
         ("redis+socket://:p@/run/valkey.sock?virtual_host=2", "unix://:p@/run/valkey.sock?db=2"),
+        ("valkey+cluster://u:p%2F@h:1,h2,[::1]:3", "redis+cluster://u:p%2F@h:1,h2,[::1]:3"),
+        ("valkeys+sentinel://h/mine/2", "rediss+sentinel://h/mine/2"),
+        ("sentinel://:p@h:1;sentinel://h2?master_name=m", "sentinel://:p@h:1;sentinel://h2?master_name=m"),
     ],
 )
 def test_a_store_url_is_spelled_as_redis_reads_it(given: str, read: str) -> None:
@@ -300,11 +306,92 @@ def test_a_store_url_is_spelled_as_redis_reads_it(given: str, read: str) -> None
             "sentinel://a:1/0;sentinel://b:2/0",
             {"master_name": "m"},
         ),
+        ("redis+sentinel://u:p@a:1,b/m/2", "sentinel://u:p@a:1/2;sentinel://u:p@b:26379/2", {"master_name": "m"}),
+        (
+            "sentinel://:p@a;sentinel://b?master_name=m",
+            "sentinel://:p@a:26379/0;sentinel://:p@b:26379/0",
+            {"master_name": "m"},
+        ),
+        (
+            "redis+sentinel://a/m?sentinel_username=u&sentinel_password=p%2F",
+            "sentinel://a:26379/0",
+            {
+                "master_name": "m",
+                "sentinel_kwargs": {
+                    "username": "u",
+                    "password": "p/",
+                    "socket_timeout": 5,
+                    "socket_connect_timeout": 5,
+                },
+            },
+        ),
     ],
 )
-def test_a_broker_url_is_spelled_as_kombu_reads_it(given: str, read: str, options: dict[str, str]) -> None:
+def test_a_broker_url_is_spelled_as_kombu_reads_it(given: str, read: str, options: dict[str, object]) -> None:
     address = broker_address(given)
     assert (address.url, address.transport_options) == (read, options)
+
+
+def test_tls_is_told_to_kombu_apart_from_the_url_of_sentinels() -> None:
+    address = broker_address("rediss+sentinel://:p@a:1/m?ssl_ca_certs=/etc/ca.pem")
+    assert address.url == "sentinel://:p@a:1/0"
+    assert address.ssl == {"ssl_cert_reqs": "required", "ssl_ca_certs": "/etc/ca.pem"}
+    sentinels = address.transport_options["sentinel_kwargs"]
+    assert isinstance(sentinels, dict)
+    assert sentinels.items() >= {"ssl": True, "ssl_ca_certs": "/etc/ca.pem"}.items()
+
+
+@pytest.mark.parametrize(
+    ("url", "server", "cluster", "sentinels", "group"),
+    [
+        ("redis://h:1/2", "redis://h:1/2", (), (), ""),
+        ("redis+cluster://u:p%2F@a:1,b,[::1]:3/0", "redis://u:p%2F@a:1/0", (("a", 1), ("b", 6379), ("::1", 3)), (), ""),
+        ("rediss+cluster://a?ssl_ca_certs=/c.pem", "rediss://a:6379/0?ssl_ca_certs=/c.pem", (("a", 6379),), (), ""),
+        ("redis+sentinel://:p@a,b:2/mine/3", "redis://:p@a:26379/3", (), (("a", 26379), ("b", 2)), "mine"),
+        ("sentinel://:p@a;sentinel://b:2/3?master_name=m", "redis://:p@a:26379/3", (), (("a", 26379), ("b", 2)), "m"),
+    ],
+)
+def test_a_store_url_says_which_servers_are_asked(
+    url: str, server: str, cluster: tuple[Host, ...], sentinels: tuple[Host, ...], group: str
+) -> None:
+    address = store_address(store_url(url))
+    assert (address.url, address.cluster, address.sentinels, address.group) == (server, cluster, sentinels, group)
+
+
+_NAMES = st.text("abcdefghijklmnopqrstuvwxyz0123456789-", min_size=1, max_size=12).filter(lambda one: one[0].isalpha())
+_HOSTS = st.lists(st.tuples(_NAMES, st.integers(1, 65_535)), min_size=1, max_size=5)
+
+
+@given(_HOSTS, st.text(min_size=1, max_size=20), _NAMES)
+def test_whatever_the_password_is_the_hosts_are_read(hosts: list[tuple[str, int]], password: str, group: str) -> None:
+    listed = ",".join(f"{name}:{port}" for name, port in hosts)
+    cluster = store_address(f"redis+cluster://:{quote(password, safe='')}@{listed}")
+    watched = store_address(f"redis+sentinel://:{quote(password, safe='')}@{listed}/{group}")
+    assert (cluster.cluster, watched.sentinels, watched.group) == (tuple(hosts), tuple(hosts), group)
+    for address in (cluster, watched):
+        assert unquote(urlsplit(address.url).password or "") == password
+
+
+@pytest.mark.parametrize("scheme", ["redis+cluster", "redis+sentinel", "sentinel"])
+def test_a_password_that_is_not_encoded_is_refused_and_not_shown(scheme: str) -> None:
+    with pytest.raises(ValueError, match=r"give|needs") as caught:
+        store_address(f"{scheme}://:hunter2/x@h:1/m")
+    assert "hunter2" not in str(caught.value)
+
+
+def test_a_cluster_cannot_be_the_broker_and_the_start_says_what_to_set() -> None:
+    (line,) = mistakes(BRIDGE_REDIS_URL="redis+cluster://h:1,h2:2")
+    assert line.startswith("BRIDGE_BROKER_URL: not set, and BRIDGE_REDIS_URL cannot stand for it: Celery cannot use")
+    assert load(BRIDGE_REDIS_URL="redis+cluster://h:1", BRIDGE_BROKER_URL="redis://h:2").broker is not None
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["redis+cluster://", "redis+cluster://h:0", "redis+cluster://h/3", "redis+cluster://h,", "redis+sentinel://h"],
+)
+def test_an_incomplete_store_url_is_refused(url: str) -> None:
+    with pytest.raises(ValueError, match=r"give|leave|needs"):
+        store_url(url)
 
 
 @pytest.mark.parametrize(
@@ -320,6 +407,7 @@ def test_an_incomplete_broker_url_is_refused(url: str) -> None:
     [
         ("redis://u:p@ss@h:1/2?password=x", "redis://h:1/2"),
         ("sentinel://:p@a:1;sentinel://:p@b:1", "sentinel://a:1;sentinel://b:1"),
+        ("redis+cluster://:p@a:1,b:2/0", "redis+cluster://a:1,b:2/0"),
         ("hunter2", "an unreadable URL"),
         ("redis://[", "an unreadable URL"),
     ],

@@ -1,0 +1,39 @@
+"""Notices that the store was emptied under a running worker, says so once, and lets the worker go on with it."""
+
+from __future__ import annotations
+
+from bridge.errors import StoreEmptied
+from bridge.observe.logs import get_logger
+from bridge.wiring import Bridge
+
+_log = get_logger(__name__)
+
+
+class StoreWatch:
+    """What one process has said of its store."""
+
+    def __init__(self) -> None:
+        self._said = ""
+
+    def is_other(self, bridge: Bridge) -> bool:
+        """Whether the store is another one than ``bridge`` opened: what that remembers of it is wrong.
+
+        Opened anew, the store is described again, so that its shards stay guarded; what is tracked from now on is
+        polled and recorded as ever. Raises StoreUnreachable.
+        """
+        try:
+            bridge.identity.check()
+        except StoreEmptied as error:
+            self._say(str(error))
+        else:
+            self._say(bridge.identity.unkept)
+        return bridge.identity.found != bridge.store_id
+
+    def _say(self, trouble: str) -> None:
+        if trouble == self._said:
+            return
+        self._said = trouble
+        if trouble:
+            _log.error("store is not the one it was, or cannot be told from another", reason=trouble)
+        else:
+            _log.info("store is the one remembered again")

@@ -1,0 +1,75 @@
+"""A store behind real Sentinels, and a broker by the same URL."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+
+import msgspec
+import pytest
+from kombu import Connection
+
+from bridge.domain.commits import Due, Write
+from bridge.domain.server_urls import broker_address
+from bridge.errors import StoreUnreachable
+from bridge.store.client import Client
+from tests.parts import OPEN, Parts, entry, until
+from tests.sentinels import Watched, watched
+
+
+@pytest.fixture
+def group() -> Iterator[Watched]:
+    with watched() as made:
+        yield made
+
+
+def test_the_master_is_found_by_either_form_and_is_a_broker_too(group: Watched) -> None:
+    for url in (group.url, group.kombu_url):
+        parts = Parts(url)
+        parts.write("s1", entry("s1"), due=1)
+        assert [node.name for node in parts.client.nodes()] == [f"127.0.0.1:{group.port(0)}"]
+        parts.close()
+        address = broker_address(url)
+        options = {**address.transport_options, "max_retries": 1}
+        with Connection(address.url, transport_options=options) as connection:
+            queue = connection.SimpleQueue("bridge.test")
+            queue.put("hello")
+            assert queue.get(timeout=5).payload == "hello"
+            queue.close()
+    with pytest.raises(StoreUnreachable):
+        Client(group.url.replace("/mine", "/other"), timeout_s=0.5).commands([["PING"]])
+
+
+def test_writers_go_on_by_themselves_when_the_master_is_killed(group: Watched) -> None:
+    parts = Parts(group.url)
+    reached, steps = 0, []
+    stop = threading.Event()
+
+    def write_on() -> None:
+        nonlocal reached
+        while not stop.is_set():
+            try:
+                stored = parts.sessions.read("default", ["s1"])["s1"]
+                at = stored.state.polled_ms if stored.state else 0
+                steps.append(at - reached)
+                reached = at
+                following = msgspec.structs.replace(OPEN, polled_ms=at + 1)
+                parts.sessions.commit("default", [Write("s1", stored.version, following, Due.KEEP, None)])
+            except StoreUnreachable:
+                stop.wait(0.05)
+
+    writer = threading.Thread(target=write_on)
+    writer.start()
+    try:
+        until(lambda: reached > 20)
+        group.kill(0)
+        until(lambda: group.is_master(1), 30)
+        took_over, before = time.monotonic(), reached
+        until(lambda: reached > before + 20, 30)
+        assert time.monotonic() - took_over < 30
+    finally:
+        stop.set()
+        writer.join(30)
+    assert max(steps) == 1, "a commit was done twice"
+    parts.close()
