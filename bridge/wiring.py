@@ -344,6 +344,10 @@ class Bridge:
             timeout_ms=settings.provider_timeout_ms,
         )
 
+    def provider_of(self, account: str) -> UsmsClient:  # noqa: ARG002 - all accounts share the one set of keys
+        """The provider, for an account. Raises as ``provider`` does."""
+        return self.provider
+
     @cached_property
     def tracker(self) -> Tracker:
         """Stores what senders track."""
@@ -357,7 +361,7 @@ class Bridge:
             registries=self.subscriptions,
             rate=self.rate,
             clock=self.clock,
-            provider=self.provider,
+            provider=self.provider_of,
             policy=self.poll_policy,
             chance=self._chance,
             tombstone=self._tombstone,

@@ -54,7 +54,10 @@ class Step(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Poller:
-    """Polls the sessions of accounts, a call at a time. Threads and processes may each have one."""
+    """Polls the sessions of accounts, a call at a time. Threads and processes may each have one.
+
+    ``provider`` gives the client of an account; it may raise ``BridgeError`` where there is none.
+    """
 
     def __init__(
         self,
@@ -63,7 +66,7 @@ class Poller:
         registries: Registries,
         rate: Rate,
         clock: Clock,
-        provider: Provider,
+        provider: Callable[[str], Provider],
         policy: PollPolicy,
         chance: Callable[[], float],
         tombstone: Callable[[str], bytes],
@@ -165,7 +168,7 @@ class Poller:
         while groups:
             group = groups.pop()
             try:
-                answered = self._provider.fetch_receipts(group)
+                answered = self._provider(account).fetch_receipts(group)
             except RequestError:
                 half = len(group) // 2
                 if half:

@@ -64,7 +64,7 @@ def poller(parts: Parts, provider: Scripted, policy: PollPolicy = POLICY) -> Pol
         registries=parts.subscriptions,
         rate=parts.rate,
         clock=parts.clock,
-        provider=provider,
+        provider=lambda _account: provider,
         policy=policy,
         chance=lambda: 0.5,
     )
