@@ -308,7 +308,6 @@ class Bridge:
             keep_settled_ms=settings.keep_settled_ms,
             # Twice the call's own bound: resolving the name comes on top of it, and so does the commit.
             lease_ms=2 * settings.provider_timeout_ms,
-            calls_per_second=settings.provider_rate,
         )
 
     @cached_property
@@ -362,6 +361,7 @@ class Bridge:
             rate=self.rate,
             clock=self.clock,
             provider=self.provider_of,
+            calls_per_second=lambda _account: self.settings.provider_rate,
             policy=self.poll_policy,
             chance=self._chance,
             tombstone=self._tombstone,

@@ -57,6 +57,7 @@ class Poller:
     """Polls the sessions of accounts, a call at a time. Threads and processes may each have one.
 
     ``provider`` gives the client of an account; it may raise ``BridgeError`` where there is none.
+    ``calls_per_second`` gives an account's rate.
     """
 
     def __init__(
@@ -67,6 +68,7 @@ class Poller:
         rate: Rate,
         clock: Clock,
         provider: Callable[[str], Provider],
+        calls_per_second: Callable[[str], float],
         policy: PollPolicy,
         chance: Callable[[], float],
         tombstone: Callable[[str], bytes],
@@ -76,6 +78,7 @@ class Poller:
         self._rate = rate
         self._clock = clock
         self._provider = provider
+        self._calls_per_second = calls_per_second
         self._policy = policy
         self._chance = chance
         self._tombstone = tombstone
@@ -91,7 +94,7 @@ class Poller:
         pause_ms, failures, _ = self._rate.paused(account)
         if pause_ms:
             return Step(left=total, wait_ms=pause_ms)
-        wait_ms = self._rate.take(account, self._policy.calls_per_second)
+        wait_ms = self._rate.take(account, self._calls_per_second(account))
         if wait_ms:
             return Step(left=total, wait_ms=wait_ms)
         now_ms, claimed = self._sessions.claim(account, self._share(counts), self._policy.lease_ms)

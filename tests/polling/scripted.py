@@ -22,7 +22,6 @@ POLICY = PollPolicy(
     give_up_ms=72 * HOUR_MS,
     keep_settled_ms=HOUR_MS,
     lease_ms=60_000,
-    calls_per_second=1_000,
 )
 
 
@@ -57,7 +56,7 @@ class Scripted:
         return Answer({no: self.says.get(no, ()) for no in session_nos})
 
 
-def poller(parts: Parts, provider: Scripted, policy: PollPolicy = POLICY) -> Poller:
+def poller(parts: Parts, provider: Scripted, policy: PollPolicy = POLICY, *, calls_per_second: float = 1_000) -> Poller:
     return Poller(
         tombstone=lambda phone: tombstone(bytes(32), phone),
         sessions=parts.sessions,
@@ -65,6 +64,7 @@ def poller(parts: Parts, provider: Scripted, policy: PollPolicy = POLICY) -> Pol
         rate=parts.rate,
         clock=parts.clock,
         provider=lambda _account: provider,
+        calls_per_second=lambda _account: calls_per_second,
         policy=policy,
         chance=lambda: 0.5,
     )

@@ -310,9 +310,8 @@ def test_an_account_that_is_refused_pauses_for_a_minute_and_loses_nothing(parts:
 
 def test_an_account_at_its_rate_waits_and_claims_nothing(parts: Parts) -> None:
     track(parts, "s1")
-    slow = msgspec.structs.replace(POLICY, calls_per_second=0.01)
     assert parts.rate.take("default", 0.01) == 0
-    step = poller(parts, Scripted(), slow).step("default")
+    step = poller(parts, Scripted(), calls_per_second=0.01).step("default")
     assert (step.left, step.polled) == (1, 0)
     assert 90_000 < step.wait_ms <= 100_000
     assert parts.sessions.due_ms("default", "s1") == 1
