@@ -10,6 +10,7 @@ import msgspec
 
 from bridge.domain.commits import ABSENT, CommitResult, Due, Stored, Write
 from bridge.domain.policy import DEFAULT_LIMITS, Limits
+from bridge.domain.polls import PollNote
 from bridge.domain.status import SessionState
 from bridge.store import keys
 from bridge.store.client import Argument, Call, Client
@@ -129,6 +130,11 @@ class SessionStore:
         shard = keys.shard_of(session_no, self._shards)
         (score,) = self._client.commands([["ZSCORE", keys.due(shard, account), session_no]])
         return None if score is None else int(float(cast("bytes", score)))
+
+    def polls(self, account: str, session_no: str) -> list[PollNote]:
+        """A session's last 16 polls, the oldest first; none where there is no such session."""
+        state = self.read(account, [session_no])[session_no].state
+        return [] if state is None else state.polls
 
     def scan(self, account: str) -> Iterator[tuple[str, SessionState]]:
         """Walk all sessions of an account, in no order; one written meanwhile may be missed or come twice."""

@@ -7,9 +7,12 @@ from concurrent.futures import ThreadPoolExecutor
 from threading import Barrier
 from typing import TypeVar
 
+import msgspec
+
 from bridge.domain import events
 from bridge.domain.commits import ABSENT, CommitResult, Due, Stored, Write
-from bridge.domain.status import SessionState
+from bridge.domain.polls import Outcome, PollNote, noted
+from bridge.domain.status import PhoneState, SessionState
 from bridge.store import keys
 from bridge.store.client import Argument, Call
 from bridge.store.sessions import SessionStore
@@ -293,3 +296,18 @@ def test_accounts_do_not_see_each_other(parts: Parts) -> None:
     assert store.read("b", ["s1"])["s1"].state is None
     assert sum(store.due_counts("b", parts.now_ms())) == 0
     assert not list(parts.log.read("b"))
+
+
+def test_the_last_polls_of_a_session_are_told(parts: Parts) -> None:
+    notes = noted(noted(b"", 0, 5_000, Outcome.EMPTY), 0, 65_000, Outcome.CHANGED)
+    parts.write("s1", state=msgspec.structs.replace(OPEN, tracked_ms=0, notes=notes))
+    assert parts.sessions.polls("default", "s1") == [PollNote(5_000, "no receipts"), PollNote(65_000, "changed")]
+    assert parts.sessions.polls("default", "s2") == []
+
+
+def test_a_session_of_the_release_before_is_read(parts: Parts) -> None:
+    """It had neither notes nor segments, nor what follows them."""
+    before = [1, 2, 3, 0, 1, [], [["18500000001", "", 2, 1, 77, 88, True]], "", ""]
+    parts.redis.set(keys.session(parts.shard("s1"), "default", "s1"), b"vers" + msgspec.msgpack.encode(before))
+    state = parts.sessions.read("default", ["s1"])["s1"].state
+    assert state == SessionState(1, 2, 3, 0, 1, (), (PhoneState("18500000001", "", 2, 1, 77, 88, True),))
