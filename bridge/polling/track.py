@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from bridge.domain.commits import CommitResult, Due, Stored, Write
 from bridge.domain.policy import PollPolicy
 from bridge.domain.schedule import first_poll_ms
+from bridge.domain.session_events import watched_until_ms
 from bridge.domain.status import track
 from bridge.domain.tracking import SessionRequest
 from bridge.errors import BridgeError
@@ -82,6 +83,7 @@ class Tracker:
             state=state,
             due=due,
             expires_ms=expires_ms,
+            watch_ms=watched_until_ms(stored.state, state, self._policy.overdue_ms, now_ms),
         )
 
 

@@ -247,7 +247,7 @@ def test_a_refused_account_sleeps_for_its_pause(desk: Desk, log: Parts) -> None:
     assert desk.sent == []
     desk.process.tick()
     assert desk.sent == [], "nobody is woken before the pause is over"
-    assert 50_000 < int(str(log.redis.pttl(keys.wake("poll:default")))) <= 60_000
+    assert 20_000 < int(str(log.redis.pttl(keys.wake("poll:default")))) <= 60_000
 
 
 def test_a_poll_that_fails_leaves_nobody_asleep(desk: Desk, log: Parts) -> None:
