@@ -75,10 +75,10 @@ class Recorder:
         self._committer.commit(account, stored, decide, written)
         return total
 
-    def refuse(self, account: str, stored: Mapping[str, Stored], why: str, *, due: bool = False) -> None:
+    def refuse(self, account: str, stored: Mapping[str, Stored], why: str, *, suspected: bool = False) -> None:
         """Put sessions that the provider refuses into quarantine: seen, asked for alone and at a slow pace.
 
-        ``due``: they are only suspected, one of them at least, and stay due.
+        ``suspected``: one of them is at fault at least; all are asked for alone, and their due times stay.
         """
 
         def decide(_registry: Registry, pending: Mapping[str, Stored], now_ms: int) -> list[Write]:
@@ -88,7 +88,7 @@ class Recorder:
                     notes = noted(one.state.notes, one.state.tracked_ms, now_ms, Outcome.REFUSED)
                     after = msgspec.structs.replace(one.state, notes=notes, refused=why)
                     later_ms = refused_poll_ms(after, now_ms, self._chance())
-                    writes.append(self._unchanged(name, one, after, now_ms if due else later_ms))
+                    writes.append(self._unchanged(name, one, after, Due.KEEP if suspected else later_ms))
             return writes
 
         self._committer.commit(account, stored, decide, lambda _write: None)

@@ -237,7 +237,7 @@ class Poller:
         if suspected is not None and unasked and step.failure is None:
             # Time is up amid halving. Asked for together they would be refused together, again and again.
             why = f"asked for alone, because a call with others was refused: {suspected}"
-            self._recorder.refuse(batch.account, {no: batch.stored[no] for no in unasked}, why, due=True)
+            self._recorder.refuse(batch.account, {no: batch.stored[no] for no in unasked}, why, suspected=True)
         return step, unasked
 
     def _heard(self, batch: Batch, group: Sequence[str], answered: Answered, step: Step) -> Step:

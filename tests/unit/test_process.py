@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+import msgspec
 import pytest
 import structlog
 from celery.exceptions import Reject
@@ -248,6 +249,57 @@ def test_a_refused_account_sleeps_for_its_pause(desk: Desk, log: Parts) -> None:
     desk.process.tick()
     assert desk.sent == [], "nobody is woken before the pause is over"
     assert 20_000 < int(str(log.redis.pttl(keys.wake("poll:default")))) <= 60_000
+
+
+def test_an_outage_of_the_account_is_one_error_and_its_end_is_said(desk: Desk, log: Parts) -> None:
+    log.write("s1", due=1)
+    desk.provider.failures += [AccountError("RetCode 171", 171)] * 3
+    with structlog.testing.capture_logs() as lines:
+        for _ in range(4):
+            desk.process.poll("default")
+            log.redis.hdel(keys.rate("default"), "until")
+    said = [(line["log_level"], line["event"]) for line in lines if line["log_level"] != "debug"]
+    assert said == [
+        ("error", "account refused by the provider; it is not polled"),
+        ("warning", "polling paused"),
+        ("warning", "polling paused"),
+        ("info", "polling resumed"),
+    ]
+
+
+def test_what_no_document_names_is_said_once(desk: Desk, log: Parts) -> None:
+    fetch = desk.provider.fetch_receipts
+
+    def strange(session_nos: Sequence[str]) -> object:
+        return msgspec.structs.replace(fetch(session_nos), unseen_results=frozenset({"Teleported"}), skipped=1)
+
+    desk.provider.fetch_receipts = strange  # type: ignore[method-assign,assignment]
+    with structlog.testing.capture_logs() as lines:
+        for _ in range(3):
+            log.write("s1", due=1)
+            desk.process.poll("default")
+    assert [line["result"] for line in lines if "result" in line] == ["Teleported"]
+    assert [line["skipped"] for line in lines if "skipped" in line] == [1, 1, 1]
+
+
+def test_overdue_sessions_are_told_by_the_clock_while_the_account_sleeps(desk: Desk, log: Parts) -> None:
+    name = subscribe(desk.bridge, "http://127.0.0.1:9009/")
+    desk.bridge.subscriptions.update(name, lambda one: msgspec.structs.replace(one, types=("sms.session.overdue",)))
+    long_ago = (desk.bridge.clock.now_ms() - 20 * HOUR_MS) // 1000
+    desk.process.track([{"session_no": f"s{number}", "sent_at": long_ago} for number in range(30)], "default")
+    log.make_due()
+    desk.provider.failures.append(AccountError("RetCode 171", 171))
+    desk.process.poll("default")
+    desk.sent.clear()
+    desk.process.trim()
+    assert desk.sent == [], "they were tracked a moment ago: the first poll has a minute"
+
+    desk.bridge.clock.note(log.now_ms() + 125_000)
+    desk.process.trim()
+    assert desk.sent == [("bridge.deliver", ())]
+    assert desk.bridge.queues.lengths([name]) == {name: 30}
+    desk.process.trim()
+    assert desk.bridge.queues.lengths([name]) == {name: 30}
 
 
 def test_a_poll_that_fails_leaves_nobody_asleep(desk: Desk, log: Parts) -> None:
