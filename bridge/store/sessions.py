@@ -20,6 +20,9 @@ from bridge.store.client import Argument, Call, Client
 _packer = msgspec.msgpack.Encoder()
 _unpacker = msgspec.msgpack.Decoder(SessionState)
 _VERSION_BYTES = 4
+_EVENTS_A_CALL = 1_000
+"""About 60 ms of the server's time; one session has no more than 1,000 phones."""
+_MORE_CALLS = 8
 
 
 class SessionStore:
@@ -54,22 +57,27 @@ class SessionStore:
     ) -> dict[str, CommitResult]:
         """Write sessions, each with its events, queues and due time: one script call a shard, one round trip in all.
 
-        ``registry_versions`` (by shard) fences the routes of events; None where there are none to fence.
+        Of very many events there are more: a script that takes seconds would keep everybody else waiting, and so would
+        a round trip the sender. ``registry_versions`` (by shard) fences the routes of events; None where there are
+        none to fence.
         """
         groups: dict[int, list[Write]] = {}
         for write in writes:
             groups.setdefault(keys.shard_of(write.session_no, self._shards), []).append(write)
-        calls = [
-            _commit_call(shard, account, group, registry_versions[shard] if registry_versions else b"", self._limits)
-            for shard, group in groups.items()
-        ]
+        parts = [(shard, part) for shard, group in groups.items() for part in _split(group, _EVENTS_A_CALL)]
         verdicts: dict[str, CommitResult] = {}
-        for group, reply in zip(groups.values(), self._client.run(calls), strict=True):
-            _, *results = cast("list[int]", reply)
-            if results == [-1]:
-                results = [-1] * len(group)
-            for write, result in zip(group, results, strict=True):
-                verdicts[write.session_no] = CommitResult(result)
+        for at in range(0, len(parts), self._shards + _MORE_CALLS):
+            trip = parts[at : at + self._shards + _MORE_CALLS]
+            calls = [
+                _commit_call(shard, account, part, registry_versions[shard] if registry_versions else b"", self._limits)
+                for shard, part in trip
+            ]
+            for (_, part), reply in zip(trip, self._client.run(calls), strict=True):
+                _, *results = cast("list[int]", reply)
+                if results == [-1]:
+                    results = [-1] * len(part)
+                for write, result in zip(part, results, strict=True):
+                    verdicts[write.session_no] = CommitResult(result)
         return verdicts
 
     def due_counts(self, account: str, now_ms: int) -> list[int]:
@@ -250,6 +258,22 @@ def unpack(value: bytes | None) -> Stored:
         return Stored(version, _unpacker.decode(memoryview(value)[_VERSION_BYTES:]))
     except msgspec.MsgspecError:
         return Stored(version, None, damaged=True)
+
+
+def _split(writes: list[Write], events: int) -> Iterator[list[Write]]:
+    """The writes in parts of no more than so many events; one that has more is a part of its own."""
+    if sum([len(write.events) for write in writes]) <= events:
+        yield writes
+        return
+    part: list[Write] = []
+    held = 0
+    for write in writes:
+        if part and held + len(write.events) > events:
+            yield part
+            part, held = [], 0
+        part.append(write)
+        held += len(write.events)
+    yield part
 
 
 def _next_version(version: bytes) -> bytes:

@@ -15,6 +15,7 @@ from bridge.errors import ProviderError, RequestError
 from bridge.polling.answers import Recorder
 from bridge.polling.commits import Committer
 from bridge.polling.poll import Poller
+from bridge.polling.ports import Provider
 from bridge.polling.track import Tracker
 from tests.parts import Parts
 
@@ -75,7 +76,7 @@ def recorder(parts: Parts, policy: PollPolicy = POLICY) -> Recorder:
     )
 
 
-def poller(parts: Parts, provider: Scripted, policy: PollPolicy = POLICY, *, calls_per_second: float = 1_000) -> Poller:
+def poller(parts: Parts, provider: Provider, policy: PollPolicy = POLICY, *, calls_per_second: float = 1_000) -> Poller:
     return Poller(
         sessions=parts.sessions,
         recorder=recorder(parts, policy),

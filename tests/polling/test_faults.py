@@ -17,7 +17,9 @@ from bridge.domain.tracking import SessionRequest
 from bridge.errors import AccountError, BridgeError, SettingsError, TransientProviderError
 from bridge.polling.flights import Flights, Surroundings
 from bridge.polling.poll import Batch, Poller, Step
+from bridge.provider.client import UsmsClient
 from bridge.store import keys
+from tests.hostile import answering, ok, serving
 from tests.parts import OPEN, Parts
 from tests.polling.scripted import HOUR_MS, POLICY, Scripted, poller, receipt, recorder, tracker
 
@@ -245,6 +247,28 @@ def test_only_damaged_sessions_make_no_call(parts: Parts) -> None:
     provider = Scripted()
     assert poller(parts, provider).step("default").damaged == 1
     assert provider.asked == []
+
+
+def test_an_answer_of_twenty_megabytes_is_recorded_whole(parts: Parts) -> None:
+    """Sessions of 1,000 phones that nobody announced: a hundred of them fit one call."""
+    names = [f"s{number}" for number in range(100)]
+    track(parts, *names, phone_count=None)
+    filler = "x" * 60
+    phones = ",".join(
+        f'{{"Phone":"(86)185{phone:08d}","CostCount":1,"ReceiptResult":"Success","ReceiptCode":"DELIVRD",'
+        f'"ReceiptDesc":"{filler}","ReceiptTime":1795423107,"UserId":""}}'
+        for phone in range(1_000)
+    )
+    sessions = ",".join(f'{{"SessionNo":"{name}","ReceiptSet":[{phones}]}}' for name in names)
+    body = f'{{"RetCode":0,"Action":"GetUSMSSendReceiptResponse","Data":[{sessions}]}}'.encode()
+    assert len(body) > 19_000_000
+    with serving(answering(ok(body))) as server:
+        client = UsmsClient(url=server.url, public_key="p", private_key="k", timeout_ms=20_000)
+        step = poller(parts, client).step("default")
+        client.close()
+    assert (step.polled, step.changed, step.failure) == (100, 100_000, None)
+    assert sum(parts.redis.xlen(keys.log(shard, "default")) for shard in range(parts.shards)) == 100_000
+    parts.redis.flushall()
 
 
 # Newest and oldest, and what rides along

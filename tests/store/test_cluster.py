@@ -75,6 +75,27 @@ def listener(monkeypatch: pytest.MonkeyPatch) -> Listener:
     return made
 
 
+def _poll(parts: Parts) -> list[str]:
+    """What polls and those who look at sessions do; returns sessions that were claimed."""
+    lease_end_ms = parts.now_ms() + 60_000
+    wanted = dict.fromkeys(range(SHARDS), Wanted(1, 1, 9))
+    _, claimed = parts.sessions.claim("default", wanted, lease_end_ms, 60_000)
+    parts.sessions.reschedule("default", dict.fromkeys(claimed, 1), lease_end_ms)
+    parts.sessions.poll_now("default", [*claimed, "never"])
+    parts.sessions.demand("default", parts.now_ms(), 60_000)
+    parts.sessions.set_aside("default", list(claimed))
+    assert parts.sessions.damaged("default") == []
+    watched = [Write(f"w{number}", ABSENT, OPEN, 1, None, watch_ms=1_700_000_000_000) for number in range(12)]
+    parts.sessions.commit("default", watched)
+    while lists := parts.sessions.watched(parts.now_ms(), 2):
+        for one in lists:
+            parts.sessions.unwatch(one)
+    parts.rate.slow("default", Slowed(1.0, 1))
+    parts.rate.standing("default")
+    parts.rate.resume("default")
+    return list(claimed)
+
+
 def do_everything(parts: Parts) -> None:
     """Every script at least once, and the commands around them."""
     open_store(parts.client, SHARDS)
@@ -86,22 +107,7 @@ def do_everything(parts: Parts) -> None:
     parts.rate.pause("default", "down", 1_000)
     for number in range(12):
         parts.write(f"s{number}", *(entry(f"s{number}", f"1850000000{n}", sequence=1) for n in range(3)), due=1)
-    lease_end_ms = parts.now_ms() + 60_000
-    wanted = dict.fromkeys(range(SHARDS), Wanted(1, 1, 9))
-    _, claimed = parts.sessions.claim("default", wanted, lease_end_ms, 60_000)
-    parts.sessions.reschedule("default", dict.fromkeys(claimed, 1), lease_end_ms)
-    parts.sessions.poll_now("default", [*claimed, "never"])
-    parts.sessions.demand("default", parts.now_ms(), 60_000)
-    parts.sessions.set_aside("default", claimed)
-    assert parts.sessions.damaged("default") == []
-    watched = [Write(f"w{number}", ABSENT, OPEN, 1, None, watch_ms=1_700_000_000_000) for number in range(12)]
-    parts.sessions.commit("default", watched)
-    while lists := parts.sessions.watched(parts.now_ms(), 2):
-        for one in lists:
-            parts.sessions.unwatch(one)
-    parts.rate.slow("default", Slowed(1.0, 1))
-    parts.rate.standing("default")
-    parts.rate.resume("default")
+    claimed = _poll(parts)
     parts.sessions.drop_due("default", ["never", *claimed])
     parts.write("s1", expires_ms=1, due=Due.NONE)
     parts.sessions.expire(parts.now_ms(), 10)
