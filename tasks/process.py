@@ -246,7 +246,6 @@ class Process:
     def trim(self) -> None:
         """Remove what has been kept for long enough."""
         bridge, settings = self.bridge, self.bridge.settings
-        self._tell_overdue()
         now_ms = bridge.clock.now_ms()
         while bridge.sessions.expire(now_ms, _EXPIRE_AT_ONCE) and not self._stopping.is_set():
             pass
@@ -264,6 +263,7 @@ class Process:
         self._limit(audiences, list(registry.by_id()))
         bridge.attempts.trim(registry.by_id(), now_ms - KEPT_MS)
         bridge.queues.trim_dead(list(registry.by_id()), now_ms - settings.keep_dead_ms)
+        self._tell_overdue()
         for told in self._announce():
             _report_told(told)
 

@@ -47,15 +47,15 @@ class Entry(msgspec.Struct, frozen=True, gc=False):
 class Write(msgspec.Struct, frozen=True, gc=False):
     """One session's part of a commit.
 
-    ``expires_ms`` is when a settled session may be removed, ``watch_ms`` when to look whether it is overdue (both Unix
-    ms, or None).
+    ``expires_ms`` is when a settled session may be removed, None for one that is open, ``Due.KEEP`` where that was so
+    before; ``watch_ms`` is when to look whether it is overdue (both Unix ms).
     """
 
     session_no: str
     version: bytes
     state: SessionState
     due: int | Due
-    expires_ms: int | None
+    expires_ms: int | Due | None
     events: Sequence[Entry] = ()
     watch_ms: int | None = None
 

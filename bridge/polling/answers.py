@@ -110,8 +110,7 @@ class Recorder:
 
     def _unchanged(self, session_no: str, stored: Stored, after: SessionState, due: int | Due) -> Write:
         """A write that keeps a session as settled as it was."""
-        expires_ms = after.settled_ms + self._policy.keep_settled_ms if after.settled_ms else None
-        return Write(session_no, stored.version, after, due, expires_ms)
+        return Write(session_no, stored.version, after, due, Due.KEEP)
 
     def _unerased(self, registry: Registry, state: SessionState, receipts: Sequence[Receipt]) -> Sequence[Receipt]:
         """The receipts without those of phones that were erased after the session was sent.
@@ -137,9 +136,16 @@ class Recorder:
             stored.version,
             after,
             Due.NONE if due_ms is None else due_ms,
-            after.settled_ms + policy.keep_settled_ms if after.settled_ms else None,
+            _expiry(stored, after, policy.keep_settled_ms),
             _entries(account, registry, session_no, decided) if done.changes or after.settled_ms else (),
         )
+
+
+def _expiry(stored: Stored, after: SessionState, keep_ms: int) -> int | Due | None:
+    if after.settled_ms:
+        return after.settled_ms + keep_ms
+    # Of one that was open nothing need be taken out: a look-up less for each of most polls.
+    return Due.KEEP if stored.state is not None and not stored.state.settled_ms else None
 
 
 def _entries(account: str, registry: Registry, session_no: str, decided: tuple[Stored, Transition]) -> list[Entry]:

@@ -70,5 +70,5 @@ class Watch:
                 record = record_of_overdue(account, session_no, state, now_ms)
                 entries = [Entry(events.pack(record), [Route(name, lane) for name in audience])]
             after = msgspec.structs.replace(state, overdue=True)
-            writes.append(Write(session_no, stored.version, after, Due.KEEP, None, entries))
+            writes.append(Write(session_no, stored.version, after, Due.KEEP, Due.KEEP, entries))
         return writes

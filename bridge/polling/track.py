@@ -72,7 +72,8 @@ class Tracker:
         for request in more:
             state = track(state, request, now_ms, _callback(request, callbacks))
         due: int | Due = Due.KEEP
-        expires_ms = None
+        was_open = stored.state is not None and not stored.state.settled_ms
+        expires_ms: int | Due | None = Due.KEEP if was_open else None
         if state.settled_ms:
             due, expires_ms = Due.NONE, state.settled_ms + self._policy.keep_settled_ms
         elif stored.state is None:

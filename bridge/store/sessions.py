@@ -260,6 +260,12 @@ def unpack(value: bytes | None) -> Stored:
         return Stored(version, None, damaged=True)
 
 
+def _expiry(expires_ms: int | Due | None) -> Argument:
+    if expires_ms is None:
+        return ""
+    return expires_ms.value if isinstance(expires_ms, Due) else expires_ms
+
+
 def _split(writes: list[Write], events: int) -> Iterator[list[Write]]:
     """The writes in parts of no more than so many events; one that has more is a part of its own."""
     if sum([len(write.events) for write in writes]) <= events:
@@ -316,7 +322,7 @@ def _commit_call(shard: int, account: str, writes: Sequence[Write], registry_ver
             write.version,
             _next_version(write.version) + _packer.encode(write.state),
             write.due.value if isinstance(write.due, Due) else write.due,
-            "" if write.expires_ms is None else write.expires_ms,
+            _expiry(write.expires_ms),
         )
         if write.watch_ms is None:
             args.append("")

@@ -13,7 +13,7 @@
 --           session key's place, SessionNo, account:SessionNo,
 --           expected version (4 bytes, "" if the session must not exist), new value,
 --           next due (Unix ms; "" none, "keep" the present one, or now where there is none),
---           expiry (Unix ms; "" none),
+--           expiry (Unix ms; "" none, "keep" as it is),
 --           place of the list to be looked at in ("" none) and, of one, its member among the watches and its time,
 --           number of events, then for each:
 --             record, number of routes, then for each:
@@ -93,7 +93,7 @@ for _, s in ipairs(plan) do
     end
     if s.expiry == '' then
       redis.call('ZREM', KEYS[3], s.member)
-    else
+    elseif s.expiry ~= 'keep' then
       redis.call('ZADD', KEYS[3], s.expiry, s.member)
     end
     if s.watch ~= '' then

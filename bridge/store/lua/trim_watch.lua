@@ -7,10 +7,11 @@
 --
 -- Returns how many are left. Where somebody else forgot them first nothing is: the list begins with another.
 -- A crash before: they are looked at again, and what was told of them is not told twice.
+local left = redis.call('LLEN', KEYS[2])
 if redis.call('LINDEX', KEYS[2], 0) == ARGV[2] then
+  left = math.max(0, left - tonumber(ARGV[3]))
   redis.call('LTRIM', KEYS[2], ARGV[3], -1)
 end
-local left = redis.call('LLEN', KEYS[2])
 if left == 0 then
   redis.call('ZREM', KEYS[1], ARGV[1])
 end
