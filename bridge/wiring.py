@@ -59,7 +59,6 @@ from bridge.store.tracking import TrackingStore
 VERSION = version("usms-bridge")
 USER_AGENT = f"usms-bridge/{VERSION}"
 DEFAULT_ACCOUNT = "default"
-_SHORTEST_LEASE_MS = 30_000
 
 
 def store_url(settings: Settings) -> str:
@@ -311,9 +310,8 @@ class Bridge:
             overdue_ms=settings.overdue_after_ms,
             give_up_ms=settings.give_up_after_ms,
             keep_settled_ms=settings.keep_settled_ms,
-            # Twice the call's own bound: resolving the name comes on top of it, and so does the commit. And time to
-            # halve a call that is refused, however short that bound is.
-            lease_ms=max(_SHORTEST_LEASE_MS, 2 * settings.provider_timeout_ms),
+            # Twice the call's own bound: resolving the name comes on top of it, and so does the commit.
+            lease_ms=2 * settings.provider_timeout_ms,
         )
 
     @cached_property
