@@ -34,6 +34,8 @@ _log = get_logger(__name__)
 _POLL_BUDGET_S = 15.0
 _OVERDUE_BUDGET_S = 20.0
 _WAKE_MS = 2_000
+_POLL_WAKE_MS = 5_000
+"""A run says each second that it goes on; one that was killed is not waited for any longer."""
 _EXPIRE_AT_ONCE = 1_000
 _COMPLAIN_EVERY_S = 60.0
 _ALL = 100_000
@@ -142,33 +144,39 @@ class Process:
         """Poll an account's due sessions until none is left, or the task's time is over."""
         bridge = self.bridge
         wake = f"poll:{account}"
-        try:
-            asleep = self._poll(account, wake)
-        except BaseException:
-            # Kept for as long as a call may take: nobody else would look before that is over.
-            with suppress(BridgeError):
-                bridge.wakes.drop(wake)
-            raise
-        if asleep:
-            return
-        bridge.wakes.drop(wake)
-        if account in bridge.index.due(bridge.clock.now_ms(), _ALL).accounts:
-            self._wake_poll(account)
+        handed_over = Event()
 
-    def _poll(self, account: str, wake: str) -> bool:
-        """Returns whether nobody need look before the wake-up's own time is over."""
-        bridge = self.bridge
+        def hand_over() -> None:
+            handed_over.set()
+            self._pass_on(account, wake)
+
         around = PollSurroundings(
             stopping=self._stopping.is_set,
             sleep=self.wait,
-            keep_awake=lambda: bridge.wakes.keep(wake, _WAKE_MS + bridge.settings.provider_timeout_ms),
+            keep_awake=lambda: bridge.wakes.keep(wake, _POLL_WAKE_MS),
             report=partial(self._report_step, account),
+            hand_over=hand_over,
         )
-        asleep_ms = Flights(bridge.poller, around, _POLL_BUDGET_S).run(account)
+        try:
+            asleep_ms = Flights(bridge.poller, around, _POLL_BUDGET_S).run(account)
+        except BaseException:
+            if not handed_over.is_set():
+                # Nobody else would look before the wake-up's own time is over.
+                with suppress(BridgeError):
+                    bridge.wakes.drop(wake)
+            raise
         if asleep_ms:
             # Nobody need ask again before then; the tick will.
             bridge.wakes.keep(wake, asleep_ms)
-        return bool(asleep_ms)
+        elif not handed_over.is_set():
+            self._pass_on(account, wake)
+
+    def _pass_on(self, account: str, wake: str) -> None:
+        """Stop keeping others asleep, and wake one if something is due."""
+        bridge = self.bridge
+        bridge.wakes.drop(wake)
+        if account in bridge.index.due(bridge.clock.now_ms(), _ALL).accounts:
+            self._wake_poll(account)
 
     def _report_step(self, account: str, step: Step) -> None:
         if step.routed:

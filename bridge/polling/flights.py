@@ -15,12 +15,16 @@ _LONGEST_NAP_S = 1.0
 
 
 class Surroundings(msgspec.Struct, frozen=True, kw_only=True):
-    """What a run is told by, and tells: when to stop, how to sleep, that it goes on, and what each step did."""
+    """What a run is told by, and tells: when to stop, how to sleep, that it goes on, what each step did.
+
+    ``hand_over`` lets another run begin, while calls of this one are still under way.
+    """
 
     stopping: Callable[[], bool]
     sleep: Callable[[float], None]
     keep_awake: Callable[[], None]
     report: Callable[[Step], None]
+    hand_over: Callable[[], None]
 
 
 class Flights:
@@ -35,27 +39,34 @@ class Flights:
 
     def run(self, account: str) -> int:
         """Returns for how long (ms) nobody need ask again, 0 where that is not known."""
-        deadline = time.monotonic() + self._budget_s
         with ThreadPoolExecutor(MOST_IN_FLIGHT, thread_name_prefix="poll") as pool:
             try:
-                while time.monotonic() < deadline and not self._around.stopping():
-                    self._around.keep_awake()
-                    self._land()
-                    if len(self._running) >= self._limit:
-                        self._nap()
-                        continue
-                    prepared = self._poller.prepare(account)
-                    if not isinstance(prepared, Step):
-                        self._limit = most_in_flight(prepared.failures)
-                        self._running.add(pool.submit(self._poller.finish, prepared))
-                        continue
-                    self._around.report(prepared)
-                    if not self._running and (not prepared.left or prepared.wait_ms > _LONGEST_NAP_S * 1000):
-                        return prepared.wait_ms
-                    self._nap(prepared.wait_ms / 1000)
+                asleep_ms = self._fly(account, pool)
+                if self._running:
+                    # One call that hangs must not keep the account's others waiting until it has timed out.
+                    self._around.hand_over()
             finally:
                 wait(self._running)
             self._land()
+        return asleep_ms
+
+    def _fly(self, account: str, pool: ThreadPoolExecutor) -> int:
+        deadline = time.monotonic() + self._budget_s
+        while time.monotonic() < deadline and not self._around.stopping():
+            self._around.keep_awake()
+            self._land()
+            if len(self._running) >= self._limit:
+                self._nap()
+                continue
+            prepared = self._poller.prepare(account)
+            if not isinstance(prepared, Step):
+                self._limit = most_in_flight(prepared.failures)
+                self._running.add(pool.submit(self._poller.finish, prepared))
+                continue
+            self._around.report(prepared)
+            if not self._running and (not prepared.left or prepared.wait_ms > _LONGEST_NAP_S * 1000):
+                return prepared.wait_ms
+            self._nap(prepared.wait_ms / 1000)
         return 0
 
     def _land(self) -> None:

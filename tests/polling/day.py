@@ -103,7 +103,13 @@ def run(sessions: int, seed: int, within_s: float) -> Day:
         bridge.subscriptions.put(subscription())
         sent: dict[str, list[str]] = {}
         steps: list[Step] = []
-        around = Surroundings(stopping=lambda: False, sleep=time.sleep, keep_awake=lambda: None, report=steps.append)
+        around = Surroundings(
+            stopping=lambda: False,
+            sleep=time.sleep,
+            keep_awake=lambda: None,
+            report=steps.append,
+            hand_over=lambda: None,
+        )
         began_s = time.monotonic()
         while time.monotonic() - began_s < within_s:
             if len(sent) < sessions:

@@ -340,7 +340,9 @@ def flights(
     polling: Poller, *, until: Callable[[], bool] = lambda: False, budget_s: float = 20
 ) -> tuple[Flights, list[Step]]:
     steps: list[Step] = []
-    around = Surroundings(stopping=until, sleep=time.sleep, keep_awake=lambda: None, report=steps.append)
+    around = Surroundings(
+        stopping=until, sleep=time.sleep, keep_awake=lambda: None, report=steps.append, hand_over=lambda: None
+    )
     return Flights(polling, around, budget_s), steps
 
 

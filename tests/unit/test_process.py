@@ -14,9 +14,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import tasks.app
+import tasks.process
 from bridge import lifecycle
+from bridge.cli.receiver import Answer, Request
+from bridge.cli.receiver import Receiver as VerifyingReceiver
 from bridge.domain.commits import Due
-from bridge.domain.subscriptions import Deliver, Subscription
+from bridge.domain.subscriptions import Deliver, Options, Subscription
 from bridge.errors import AccountError, StoreUnreachable
 from bridge.store import keys
 from bridge.store.secrets import SecretBox
@@ -25,7 +28,7 @@ from bridge.wiring import Bridge
 from tasks.process import Process
 from tests.delivery.slices import Receiver, publish, subscribe
 from tests.hostile import once, serving
-from tests.parts import Parts, entry
+from tests.parts import Parts, entry, until
 from tests.polling.scripted import Scripted, receipt
 from tests.servers import bridge_on, environ_for
 
@@ -183,6 +186,12 @@ def test_a_tick_wakes_what_is_due_once(desk: Desk, log: Parts) -> None:
     log.write("s1", entry("s1"), due=1)
     log.write("s2", entry("s2"), due=1)
     log.write("s3", due=1, account="other")
+
+    def all_are_woken() -> bool:
+        desk.process.tick()
+        return len(desk.sent) == 3
+
+    until(all_are_woken)  # the process's clock may be a millisecond behind the server's, which has set the due times
     for _ in range(3):
         desk.process.tick()
     assert sorted(desk.sent) == [("bridge.deliver", ()), ("bridge.poll", ("default",)), ("bridge.poll", ("other",))]
@@ -249,6 +258,50 @@ def test_a_refused_account_sleeps_for_its_pause(desk: Desk, log: Parts) -> None:
     desk.process.tick()
     assert desk.sent == [], "nobody is woken before the pause is over"
     assert 20_000 < int(str(log.redis.pttl(keys.wake("poll:default")))) <= 60_000
+
+
+def test_a_call_that_hangs_keeps_no_other_session_waiting(
+    desk: Desk, log: Parts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Fault: when a task's time was over it waited for its calls, and so did every session that came due meanwhile."""
+    monkeypatch.setattr(tasks.process, "_POLL_BUDGET_S", 0.2)
+    log.write("s1", due=1)
+    done: list[str] = []
+
+    def hang() -> None:
+        if not done:
+            done.append("hanging")
+            log.write("s2", due=log.now_ms() + 300)
+            until(lambda: ("bridge.poll", ("default",)) in desk.sent)
+            desk.process.poll("default")  # as another thread of the worker does
+            done.append(str(desk.provider.asked[-1]))
+
+    desk.provider.meanwhile = hang
+    desk.process.poll("default")
+    assert done == ["hanging", "['s2']"]
+    assert desk.sent.count(("bridge.poll", ("default",))) == 1
+
+
+def test_a_completed_session_is_told_by_a_signed_callback(desk: Desk, log: Parts) -> None:
+    bodies: list[dict[str, object]] = []
+
+    def respond(request: Request) -> Answer:
+        bodies.append(json.loads(request.body))
+        return Answer(status=204)
+
+    with VerifyingReceiver(respond=respond) as receiver:
+        one, secret, _ = desk.bridge.subscribe(receiver.url, options=Options(types=("sms.session.completed",)))
+        receiver.set_secret(secret)
+        name = one.id
+        desk.process.track([{"session_no": f"s{number}", "phone_count": 1} for number in range(20)], "default")
+        desk.provider.says = {f"s{number}": [receipt()] for number in range(20)}
+        log.make_due()
+        desk.process.poll("default")
+        desk.process.deliver()
+    assert receiver.counts.bad_signatures == 0
+    assert [body["type"] for body in bodies] == ["sms.session.completed"] * 20
+    assert len({body["id"] for body in bodies}) == 20
+    assert desk.bridge.queues.lengths([name]) == {name: 0}
 
 
 def test_an_outage_of_the_account_is_one_error_and_its_end_is_said(desk: Desk, log: Parts) -> None:
