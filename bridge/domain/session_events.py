@@ -8,7 +8,7 @@ from collections import Counter
 import msgspec
 
 from bridge.domain.events import COMPLETED, OVERDUE, Record, iso_millis, record_of_session
-from bridge.domain.receipts import Status, normalise_phone
+from bridge.domain.receipts import Status
 from bridge.domain.status import SessionState, Transition, is_quiet
 
 _FIRST_LOOK_MS = 60_000
@@ -44,8 +44,9 @@ def completes(before: SessionState, done: Transition) -> bool:
 def record_of_completed(account: str, session_no: str, done: Transition, previous_poll_ms: int) -> Record:
     """The record of ``sms.session.completed``, at the counts after an answer.
 
-    Its ``user_id`` stands for every phone's last word: two completions with the same counts are two events, and the
-    same one observed again is one.
+    Its ``user_id`` stands for the phones' last words: two completions with the same counts are two events, for a
+    correction comes with a later ReceiptTime, and the same one observed again is one. Without the phones themselves:
+    nothing of an erased one stays.
     """
     after = done.state
     data = _Completed(
@@ -56,7 +57,7 @@ def record_of_completed(account: str, session_no: str, done: Transition, previou
         after.expected_count,
         _metadata(after),
     )
-    words = sorted((normalise_phone(one.phone), one.user_id, one.status, one.receipt_time) for one in after.phones)
+    words = sorted((one.status, one.receipt_time) for one in after.phones)
     digest = hashlib.blake2b(_encoder.encode(words), digest_size=8).hexdigest()
     return record_of_session(COMPLETED, session_no, digest, _text(data), (previous_poll_ms, after.polled_ms))
 

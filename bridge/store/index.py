@@ -16,6 +16,7 @@ TICK_KEPT_MS = 10_000
 """Ten ticks: a worker that is busy, or being replaced, is not taken for dead."""
 
 _CLOCK_KEPT_S = 10.0
+_RATE_KEPT_MS = 3_600_000
 
 
 class DueNow(msgspec.Struct, frozen=True):
@@ -162,7 +163,10 @@ class RateStore:
 
     def slow(self, account: str, slowed: Slowed) -> None:
         """Make calls more slowly."""
-        self._client.commands([["HSET", keys.rate(account), "slow", repr(slowed.rate), "slow_at", slowed.at_ms]])
+        name = keys.rate(account)
+        self._client.commands(
+            [["HSET", name, "slow", repr(slowed.rate), "slow_at", slowed.at_ms], ["PEXPIRE", name, _RATE_KEPT_MS]]
+        )
 
     def resume(self, account: str) -> None:
         """Forget the failures: a call succeeded."""

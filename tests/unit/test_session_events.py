@@ -101,6 +101,13 @@ def test_the_same_completion_observed_again_has_the_same_id() -> None:
     assert at_once == later
 
 
+def test_nothing_in_the_record_stands_for_a_phone() -> None:
+    """A phone that is erased is not searched for there; so neither it nor a hash of it may be there."""
+    one, other = (answer(tracked(1), heard(number)) for number in (1, 2))
+    records = [pack(record_of_completed("default", "s", done, 0)) for done in (one, other)]
+    assert records[0] == records[1]
+
+
 def test_two_sessions_never_share_an_id() -> None:
     done = answer(tracked(1), heard(1))
     records = [record_of_completed("default", name, done, 0) for name in ("s", "t")]
