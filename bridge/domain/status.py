@@ -15,8 +15,10 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from typing import Annotated
 
 import msgspec
+from msgspec import Meta
 
 from bridge.domain.polls import Outcome, PollNote, noted, read_notes
 from bridge.domain.receipts import Receipt, Status, classify, normalise_phone
@@ -39,6 +41,10 @@ Expectation = tuple[str, str | None]
 """A phone as the sender listed it, and its user id where one was given."""
 
 
+_Number = Annotated[int, Meta(ge=0, le=int(max(Status)))]
+_Millis = Annotated[int, Meta(ge=0, le=253_402_300_799_999)]  # the end of the year 9999
+
+
 class PhoneState(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """What is known of one phone of a session.
 
@@ -49,7 +55,7 @@ class PhoneState(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
     phone: str
     user_id: str
-    status: int
+    status: _Number
     sequence: int
     receipt_time: int
     changed_ms: int
@@ -58,7 +64,7 @@ class PhoneState(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
 
 class SessionState(msgspec.Struct, frozen=True, array_like=True):
-    """All that is known of a session. Times are Unix milliseconds, 0 for "not yet".
+    """All that is known of a session. Times are Unix milliseconds, 0 for "not yet". Bounds are held when it is read.
 
     ``awaiting`` holds the listed (phone, user id or None) that no receipt has matched yet; ``expected_count`` is
     None without an expectation; ``metadata`` is the sender's JSON object as compact text, "" for none;
@@ -67,10 +73,10 @@ class SessionState(msgspec.Struct, frozen=True, array_like=True):
     to be asked for it, "" while it does not.
     """
 
-    sent_ms: int
-    tracked_ms: int
-    polled_ms: int = 0
-    settled_ms: int = 0
+    sent_ms: _Millis
+    tracked_ms: _Millis
+    polled_ms: _Millis = 0
+    settled_ms: _Millis = 0
     expected_count: int | None = None
     awaiting: tuple[Expectation, ...] = ()
     phones: tuple[PhoneState, ...] = ()

@@ -256,7 +256,7 @@ def unpack(value: bytes | None) -> Stored:
     version = value[:_VERSION_BYTES]
     try:
         return Stored(version, _unpacker.decode(memoryview(value)[_VERSION_BYTES:]))
-    except msgspec.MsgspecError:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return Stored(version, None, damaged=True)
 
 

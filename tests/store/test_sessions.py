@@ -8,6 +8,9 @@ from threading import Barrier
 from typing import TypeVar
 
 import msgspec
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from bridge.domain import events
 from bridge.domain.commits import ABSENT, CommitResult, Due, Stored, Watched, Write
@@ -17,7 +20,7 @@ from bridge.domain.rate import Demand
 from bridge.domain.status import PhoneState, SessionState
 from bridge.store import keys
 from bridge.store.client import Argument, Call
-from bridge.store.sessions import SessionStore
+from bridge.store.sessions import SessionStore, unpack
 from tests.parts import OPEN, PHONE, SHARDS, SUB, Parts, entry, subscription, until
 
 HOUR_MS = 3_600_000
@@ -396,3 +399,26 @@ def test_a_list_that_vanished_is_no_longer_looked_for(parts: Parts) -> None:
     assert empty.session_nos == ()
     parts.sessions.unwatch(empty)
     assert parts.sessions.watched(2, 10) == []
+
+
+@settings(max_examples=500, deadline=None)
+@given(st.binary(max_size=80), st.integers(0, 60))
+def test_no_bytes_are_more_than_damaged(noise: bytes, at: int) -> None:
+    """Neither alone nor in the midst of a session that was whole."""
+    whole = b"vers" + msgspec.msgpack.encode(SessionState(1, 2, phones=(PhoneState("1", "u", 2, 1, 3, 4, True),)))
+    for value in (noise, whole[:at] + noise + whole[at:], whole[:at] + noise):
+        one = unpack(value)
+        assert one.damaged == (one.state is None)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        SessionState(-1, 2),
+        SessionState(1 << 60, 2),
+        SessionState(1, 2, phones=(PhoneState("1", "u", 7, 1, 3, 4, True),)),
+        SessionState(1, 2, phones=(PhoneState("1", "u", -1, 1, 3, 4, True),)),
+    ],
+)
+def test_what_no_rule_could_take_is_damaged(wrong: SessionState) -> None:
+    assert unpack(b"vers" + msgspec.msgpack.encode(wrong)).damaged

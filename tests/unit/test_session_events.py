@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from bridge.domain.events import EVENT_TYPES, event_id, pack, render, unpack
 from bridge.domain.receipts import Receipt
@@ -23,6 +25,22 @@ NOW = 1_795_423_107_000
 HOUR = 3_600_000
 OVERDUE = 12 * HOUR
 GIVE_UP = 72 * HOUR
+
+
+waits = st.integers(0, 30 * HOUR)
+answers = st.lists(
+    st.builds(
+        Receipt,
+        st.sampled_from(["18500000001", "18500000002", "18500000003"]),
+        st.sampled_from(["", "a"]),
+        st.sampled_from(["Success", "Fail", "SubmitFail", "Unknow"]),
+        st.just(""),
+        st.just(""),
+        st.integers(0, 5),
+        st.just(1),
+    ),
+    max_size=4,
+)
 
 
 def tracked(phone_count: int | None = 3, **given: object) -> SessionState:
@@ -99,6 +117,24 @@ def test_the_same_completion_observed_again_has_the_same_id() -> None:
     step = answer(tracked(1), heard(1, "Unknow"))
     later = completed(step.state, answer(step.state, heard(1), after_ms=2 * HOUR))[0]
     assert at_once == later
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.sampled_from([None, 1, 2, 3]), st.lists(st.tuples(waits, answers), min_size=1, max_size=10))
+def test_no_two_completions_of_a_session_share_an_id(
+    phone_count: int | None, life: list[tuple[int, list[Receipt]]]
+) -> None:
+    """Whatever is corrected, late or new: the counts may come back to what they were, the id does not."""
+    now_ms = NOW
+    state = tracked(phone_count)
+    ids = []
+    for wait, receipts in life:
+        now_ms += wait
+        done = transition(state, receipts, now_ms, GIVE_UP)
+        if completes(state, done):
+            ids.append(completed(state, done)[0])
+        state = done.state
+    assert len(set(ids)) == len(ids)
 
 
 def test_nothing_in_the_record_stands_for_a_phone() -> None:
