@@ -81,6 +81,7 @@ for i = 1, tonumber(take()) do
   result[i + 1] = s.ok and 0 or 1
 end
 
+local watched = {}
 for _, s in ipairs(plan) do
   if s.ok then
     redis.call('SET', s.key, s.value)
@@ -98,7 +99,10 @@ for _, s in ipairs(plan) do
     end
     if s.watch ~= '' then
       redis.call('RPUSH', s.watch, s.no)
-      redis.call('ZADD', KEYS[6], s.watch_at, s.watch_member)
+      if not watched[s.watch] then
+        watched[s.watch] = true
+        redis.call('ZADD', KEYS[6], s.watch_at, s.watch_member)
+      end
     end
     for _, event in ipairs(s.events) do
       local ms, seq = string.match(redis.call('XADD', KEYS[5], '*', 'r', event.record), '^(%d+)-(%d+)$')
