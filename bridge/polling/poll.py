@@ -220,6 +220,7 @@ class Poller:
                 answered = self._client(batch.account).fetch_receipts(group)
             except RequestError as refusal:
                 groups.pop()
+                step = self._resumed(batch, step)
                 half = len(group) // 2
                 if half:
                     suspected = refusal
@@ -242,10 +243,7 @@ class Poller:
 
     def _heard(self, batch: Batch, group: Sequence[str], answered: Answered, step: Step) -> Step:
         """The step with what an answer brought."""
-        resumed = step.resumed
-        if batch.failures and not resumed:
-            self._rate.resume(batch.account)
-            resumed = True
+        step = self._resumed(batch, step)
         recorded = self._recorder.record(batch.account, {no: batch.stored[no] for no in group}, answered.by_session)
         return msgspec.structs.replace(
             step,
@@ -257,8 +255,14 @@ class Poller:
             skipped=step.skipped + answered.skipped,
             strangers=step.strangers + answered.strangers,
             unseen_results=step.unseen_results | answered.unseen_results,
-            resumed=resumed,
         )
+
+    def _resumed(self, batch: Batch, step: Step) -> Step:
+        """The step with an outage ended, if there was one: the provider answers, be it by refusing a session."""
+        if not batch.failures or step.resumed:
+            return step
+        self._rate.resume(batch.account)
+        return msgspec.structs.replace(step, resumed=True)
 
     def _client(self, account: str) -> Provider:
         try:

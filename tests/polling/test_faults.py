@@ -102,6 +102,17 @@ def test_an_hour_of_refused_signatures_loses_nothing_and_is_said_once(parts: Par
     assert parts.rate.standing("default").failures == 0
 
 
+def test_a_provider_that_refuses_a_session_is_back_all_the_same(parts: Parts) -> None:
+    track(parts, "bad")
+    provider = Scripted(bad=["bad"])
+    provider.failures += [DOWN]
+    polling = poller(parts, provider)
+    polling.step("default")
+    go_on(parts)
+    assert polling.step("default").resumed
+    assert parts.rate.standing("default").failures == 0
+
+
 def test_an_account_without_keys_is_refused_as_one_with_wrong_ones(parts: Parts) -> None:
     track(parts, "s1")
 
