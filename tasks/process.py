@@ -34,7 +34,7 @@ _log = get_logger(__name__)
 _POLL_BUDGET_S = 15.0
 _OVERDUE_BUDGET_S = 20.0
 _WAKE_MS = 2_000
-_POLL_WAKE_MS = 5_000
+_POLL_WAKE_MS = 3_000
 """A run says each second that it goes on; one that was killed is not waited for any longer."""
 _EXPIRE_AT_ONCE = 1_000
 _COMPLAIN_EVERY_S = 60.0
