@@ -13,6 +13,7 @@ import pytest
 from bridge.domain.commits import CommitResult, Due, Entry, Write
 from bridge.domain.deliveries import Settlement
 from bridge.domain.outcome import Verdict
+from bridge.domain.packing import Wanted
 from bridge.errors import StoreUnreachable
 from bridge.store.client import Client
 from bridge.store.outcomes import Told
@@ -73,8 +74,10 @@ def test_a_claim_whose_reply_was_cut_gives_nothing_to_two(parts: Parts, afar: Pa
     """What it leased, and could not tell of, comes due again when its lease ends."""
     for number in range(12):
         parts.write(f"s{number}", due=1)
+    one_each = dict.fromkeys(range(SHARDS), Wanted(1, 0, 0))
+    lease_end_ms = parts.now_ms() + 60_000
     proxy.cut_after(after)
-    first = afar.claim_due(dict.fromkeys(range(SHARDS), 1), 60_000)
+    first = afar.sessions.claim("default", one_each, lease_end_ms, 0)[1]
     second = parts.claim_due(dict.fromkeys(range(SHARDS), 99), 60_000)
 
     assert proxy.cuts == 1
