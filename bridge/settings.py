@@ -102,6 +102,10 @@ class Settings(BaseSettings):
         "10s,30s,1m,2m,5m,10m,20m,40m,80m,3h,6h,12h,24h,48h,72h",
         "The ages (time since sending) at which a session is polled, ±10 %. After the last, its last gap repeats.",
     )
+    overdue_after_ms: Annotated[int, duration("1s", "15d")] = _setting(
+        "12h",
+        "The age at which a session without all final statuses is overdue: the provider says to ask its support.",
+    )
     give_up_after_ms: Annotated[int, duration("1s", "15d")] = _setting(
         "72h", "The age at which a phone without a final word becomes no_receipt: carriers try for up to 72h."
     )

@@ -27,6 +27,9 @@ from bridge.domain.subscriptions import PLAIN, BodyFormat, Options, Subscription
 from bridge.errors import NotFound, SettingsError, StoreUnreachable, UsageError
 from bridge.observe.logs import get_logger, setup_logging
 from bridge.observe.sentry import setup_sentry
+from bridge.polling.answers import Recorder
+from bridge.polling.commits import Committer
+from bridge.polling.overdue import Watch
 from bridge.polling.poll import Poller
 from bridge.polling.track import Tracker
 from bridge.provider.client import UsmsClient
@@ -304,11 +307,11 @@ class Bridge:
         settings = self.settings
         return PollPolicy(
             ages_ms=settings.poll_schedule_ms,
+            overdue_ms=settings.overdue_after_ms,
             give_up_ms=settings.give_up_after_ms,
             keep_settled_ms=settings.keep_settled_ms,
             # Twice the call's own bound: resolving the name comes on top of it, and so does the commit.
             lease_ms=2 * settings.provider_timeout_ms,
-            calls_per_second=settings.provider_rate,
         )
 
     @cached_property
@@ -344,24 +347,50 @@ class Bridge:
             timeout_ms=settings.provider_timeout_ms,
         )
 
+    def provider_of(self, account: str) -> UsmsClient:  # noqa: ARG002 - all accounts share the one set of keys
+        """The provider, for an account. Raises as ``provider`` does."""
+        return self.provider
+
+    def rate_of(self, account: str) -> float:  # noqa: ARG002 - all accounts share the one setting
+        """An account's calls a second, at most."""
+        return self.settings.provider_rate
+
     @cached_property
     def tracker(self) -> Tracker:
         """Stores what senders track."""
         return Tracker(sessions=self.sessions, clock=self.clock, policy=self.poll_policy, chance=self._chance)
 
     @cached_property
+    def committer(self) -> Committer:
+        """Commits what is decided of sessions."""
+        return Committer(self.sessions, self.subscriptions, self.clock)
+
+    @cached_property
+    def recorder(self) -> Recorder:
+        """Records what the provider says of sessions."""
+        return Recorder(
+            committer=self.committer, policy=self.poll_policy, chance=self._chance, tombstone=self._tombstone
+        )
+
+    @cached_property
     def poller(self) -> Poller:
         """Asks the provider and records what changed."""
         return Poller(
             sessions=self.sessions,
-            registries=self.subscriptions,
+            recorder=self.recorder,
             rate=self.rate,
             clock=self.clock,
-            provider=self.provider,
+            provider=self.provider_of,
+            calls_per_second=self.rate_of,
             policy=self.poll_policy,
             chance=self._chance,
-            tombstone=self._tombstone,
         )
+
+    @cached_property
+    def watch(self) -> Watch:
+        """Tells of sessions that are overdue."""
+        overdue_ms = self.settings.overdue_after_ms
+        return Watch(sessions=self.sessions, committer=self.committer, clock=self.clock, overdue_ms=overdue_ms)
 
     def _tombstone(self, phone: str) -> bytes:
         # Not tombstones.of itself: polling needs no secret key before a phone was erased.

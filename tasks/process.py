@@ -6,7 +6,7 @@ import json
 import random
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from functools import cached_property
+from functools import cached_property, partial
 from threading import Event
 from time import monotonic
 
@@ -18,9 +18,11 @@ from bridge.domain.deliveries import part_with
 from bridge.domain.events import DISABLED, DROPPED
 from bridge.domain.outcome import Verdict
 from bridge.domain.tracking import SessionRequest, is_account, sort_items, to_wire
-from bridge.errors import AccountError, BridgeError, InvalidSession, UsageError
+from bridge.errors import BridgeError, InvalidSession, UsageError
 from bridge.lifecycle import finish_release
 from bridge.observe.logs import get_logger
+from bridge.polling.flights import Flights
+from bridge.polling.flights import Surroundings as PollSurroundings
 from bridge.polling.poll import Step
 from bridge.settings import load_settings
 from bridge.store.attempts import KEPT_MS
@@ -29,9 +31,11 @@ from tasks.store_watch import StoreWatch
 
 _log = get_logger(__name__)
 
-_POLL_BUDGET_S = 20.0
-_LONGEST_NAP_S = 1.0
+_POLL_BUDGET_S = 15.0
+_OVERDUE_BUDGET_S = 20.0
 _WAKE_MS = 2_000
+_POLL_WAKE_MS = 3_000
+"""A run says each second that it goes on; one that was killed is not waited for any longer."""
 _EXPIRE_AT_ONCE = 1_000
 _COMPLAIN_EVERY_S = 60.0
 _ALL = 100_000
@@ -49,6 +53,7 @@ class Process:
         self._send = send
         self._stopping = Event()
         self._watch = StoreWatch()
+        self._seen_results: set[str] = set()
         self._complaints: dict[tuple[str, str], float] = {}
 
     @cached_property
@@ -139,37 +144,47 @@ class Process:
         """Poll an account's due sessions until none is left, or the task's time is over."""
         bridge = self.bridge
         wake = f"poll:{account}"
+        handed_over = Event()
+
+        def hand_over() -> None:
+            handed_over.set()
+            self._pass_on(account, wake)
+
+        around = PollSurroundings(
+            stopping=self._stopping.is_set,
+            sleep=self.wait,
+            keep_awake=lambda: bridge.wakes.keep(wake, _POLL_WAKE_MS),
+            report=partial(self._report_step, account),
+            hand_over=hand_over,
+        )
         try:
-            asleep = self._poll(account, wake)
+            asleep_ms = Flights(bridge.poller, around, _POLL_BUDGET_S).run(account)
         except BaseException:
-            # Kept for as long as a call may take: nobody else would look before that is over.
-            with suppress(BridgeError):
-                bridge.wakes.drop(wake)
+            if not handed_over.is_set():
+                # Nobody else would look before the wake-up's own time is over.
+                with suppress(BridgeError):
+                    bridge.wakes.drop(wake)
             raise
-        if asleep:
-            return
+        if asleep_ms:
+            # Nobody need ask again before then; the tick will.
+            bridge.wakes.keep(wake, asleep_ms)
+        elif not handed_over.is_set():
+            self._pass_on(account, wake)
+
+    def _pass_on(self, account: str, wake: str) -> None:
+        """Stop keeping others asleep, and wake one if something is due."""
+        bridge = self.bridge
         bridge.wakes.drop(wake)
         if account in bridge.index.due(bridge.clock.now_ms(), _ALL).accounts:
             self._wake_poll(account)
 
-    def _poll(self, account: str, wake: str) -> bool:
-        """Returns whether nobody need look before the wake-up's own time is over."""
-        bridge = self.bridge
-        deadline = monotonic() + _POLL_BUDGET_S
-        while monotonic() < deadline and not self._stopping.is_set():
-            bridge.wakes.keep(wake, _WAKE_MS + bridge.settings.provider_timeout_ms)
-            step = bridge.poller.step(account)
-            _report_step(account, step)
-            if step.routed:
-                self._wake_deliver()
-            if step.wait_ms > _LONGEST_NAP_S * 1000:
-                # Nobody need ask again before then; the tick will.
-                bridge.wakes.keep(wake, step.wait_ms)
-                return True
-            if not step.left:
-                break
-            self.wait(step.wait_ms / 1000)
-        return False
+    def _report_step(self, account: str, step: Step) -> None:
+        if step.routed:
+            self._wake_deliver()
+        for result in sorted(step.unseen_results - self._seen_results):
+            self._seen_results.add(result)
+            _log.warning("the provider gave a result that no document names; it counts as unknown", result=result)
+        _log_step(account, step)
 
     # bridge.deliver
 
@@ -256,8 +271,23 @@ class Process:
         self._limit(audiences, list(registry.by_id()))
         bridge.attempts.trim(registry.by_id(), now_ms - KEPT_MS)
         bridge.queues.trim_dead(list(registry.by_id()), now_ms - settings.keep_dead_ms)
+        self._tell_overdue()
         for told in self._announce():
             _report_told(told)
+
+    def _tell_overdue(self) -> None:
+        """Tell of sessions that are overdue: here, and not by polls, which end where the provider does."""
+        deadline = monotonic() + _OVERDUE_BUDGET_S
+        overdue = 0
+        while monotonic() < deadline and not self._stopping.is_set():
+            told = self.bridge.watch.look()
+            if told is None:
+                break
+            overdue += told.overdue
+            if told.routed:
+                self._wake_deliver()
+        if overdue:
+            _log.warning("sessions are overdue", count=overdue, hint="the provider says to ask its support")
 
     def _limit(self, audiences: Mapping[str, Sequence[str]], names: Sequence[str]) -> None:
         """Apply the limits that no other call does."""
@@ -290,12 +320,32 @@ def _as_text(item: object) -> str:
         return json.dumps(f"not JSON: {type(item).__name__}")
 
 
-def _report_step(account: str, step: Step) -> None:
+def _log_step(account: str, step: Step) -> None:
     if step.failure is not None:
-        # Said once as an error; every further failure of the same outage is only noted.
-        say = _log.error if step.failures == 1 and isinstance(step.failure, AccountError) else _log.warning
-        say("polling paused", account=account, reason=str(step.failure), failures=step.failures, pause_ms=step.wait_ms)
-    elif step.polled:
+        told = {"reason": str(step.failure), "failures": step.failures, "pause_ms": step.wait_ms}
+        if step.first:
+            # Said once as an error, which is reported too; every further failure of the outage is only noted.
+            hint = "nothing is lost: what is due is polled when the account is let in again; see `bridge doctor`"
+            _log.error("account refused by the provider; it is not polled", account=account, hint=hint, **told)
+        else:
+            _log.warning("polling paused", account=account, **told)
+    if step.resumed:
+        _log.info("polling resumed", account=account)
+    if step.refused:
+        hint = "see `bridge sessions list --state refused`"
+        _log.warning("sessions refused by the provider", account=account, sessions=list(step.refused), hint=hint)
+    if step.damaged:
+        hint = "they are set aside; see `bridge sessions list --state damaged`"
+        _log.error("sessions cannot be read", account=account, count=step.damaged, hint=hint)
+    ignored = {
+        "skipped": step.skipped,
+        "strangers": step.strangers,
+        "regressed": step.regressed,
+        "conflicts": step.conflicts,
+    }
+    if any(ignored.values()):
+        _log.info("parts of an answer ignored", account=account, **ignored)
+    if step.polled:
         _log.debug("polled", account=account, sessions=step.polled, events=step.changed, deliveries=step.routed)
 
 

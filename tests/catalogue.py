@@ -10,13 +10,14 @@ import redis
 
 from bridge.store import keys
 
-_ROW = re.compile(r"(u\S+)\s+(string|hash|set|zset|stream)\s+(\S.*?)\s{2,}(\S.*)")
+_ROW = re.compile(r"(u\S+)\s+(string|hash|set|zset|list|stream)\s+(\S.*?)\s{2,}(\S.*)")
 _PLACES = {
     "{i}": r"\{\d+\}",
     "<a>": r"[a-z0-9_-]{1,32}",
     "<no>": r"[!-~]{1,64}",
     "<sub>": r"[a-z0-9_]+",
     "<bucket>": r"\d{1,4}",
+    "<ms>": r"\d{13}",
     "<hour>": r"\d{1,6}",
     "<what>": r"[a-z0-9:_-]+",
 }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import cast
 
 import msgspec
@@ -13,6 +13,7 @@ from bridge.domain import events
 from bridge.domain.breaker import Health
 from bridge.domain.commits import CommitResult, Due, Entry, Route, Write
 from bridge.domain.deliveries import Lane
+from bridge.domain.packing import Wanted
 from bridge.domain.policy import DEFAULT_LIMITS, Limits
 from bridge.domain.status import SessionState
 from bridge.domain.subscriptions import Subscription
@@ -125,6 +126,11 @@ class Parts:
         version = self.sessions.read(account, [session_no])[session_no].version
         done = self.sessions.commit(account, [Write(session_no, version, state, due, expires_ms, entries)])
         return done[session_no]
+
+    def claim_due(self, shares: Mapping[int, int], lease_ms: int, account: str = "default") -> list[str]:
+        """Lease sessions, of each shard so many of those due for longest."""
+        wanted = {shard: Wanted(most, 0, 0) for shard, most in shares.items()}
+        return list(self.sessions.claim(account, wanted, self.now_ms() + lease_ms, 0)[1])
 
     def claim(self, token: bytes, session_no: str, *, to: str = SUB, most: int = 100) -> list[bytes] | None:
         """Claim what is due of a subscription in a session's shard."""

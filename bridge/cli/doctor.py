@@ -12,6 +12,7 @@ from typing import Annotated
 import typer
 
 from bridge.cli.doctor_checks import BRIDGE_CHECKS, Finding, Verdict, fail, ok
+from bridge.cli.doctor_polling import POLLING_CHECKS
 from bridge.cli.doctor_topology import store_findings
 from bridge.cli.output import printable, to_json
 from bridge.errors import BridgeError, SettingsError, Unreachable
@@ -67,7 +68,7 @@ def _findings() -> Iterator[tuple[Finding, int]]:
         yield fail("schema", str(error)), _code(error)
         return
     with closing(bridge):
-        for name, check in BRIDGE_CHECKS.items():
+        for name, check in (BRIDGE_CHECKS | POLLING_CHECKS).items():
             yield from _judged(name, check(bridge))
 
 

@@ -305,11 +305,20 @@ def _accounts(bridge: Bridge) -> Iterator[Finding]:
     accounts = sorted({*bridge.tracking.accounts(), DEFAULT_ACCOUNT})
     paused = False
     for account in accounts:
-        left_ms, pauses, reason = bridge.rate.paused(account)
-        if left_ms:
+        one = bridge.rate.standing(account)
+        if one.refused:
             paused = True
-            span = format_duration_ms(max(1000, left_ms // 1000 * 1000))
-            yield warn("accounts", f"{account} is not polled for another {span} (failure {pauses} in a row): {reason}")
+            since = format_duration_ms(max(1000, (bridge.clock.now_ms() - one.since_ms) // 1000 * 1000))
+            yield fail(
+                "accounts",
+                f"{account} has been refused by the provider for {since}, and is only probed: {one.reason}",
+                "its sessions wait, and none is lost; what is due is polled once a probe succeeds",
+            )
+        elif one.pause_ms:
+            paused = True
+            span = format_duration_ms(max(1000, one.pause_ms // 1000 * 1000))
+            failures = f"failure {one.failures} in a row"
+            yield warn("accounts", f"{account} is not polled for another {span} ({failures}): {one.reason}")
     if not paused:
         yield ok("accounts", f"none is paused: {', '.join(accounts)}")
 
@@ -390,7 +399,7 @@ def _log(bridge: Bridge) -> Iterator[Finding]:
         yield ok("log", said)
 
 
-BRIDGE_CHECKS: Mapping[str, Callable[[Bridge], Iterator[Finding]]] = {
+BRIDGE_CHECKS: dict[str, Callable[[Bridge], Iterator[Finding]]] = {
     "schema": _schema,
     "store id": _identity,
     "provider": _provider,

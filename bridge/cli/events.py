@@ -183,7 +183,7 @@ def _detail(account: str, event: Record) -> dict[str, object]:
         "account": account,
         "session_no": event.session_no,
         "phone": event.phone,
-        "user_id": event.user_id or None,
+        "user_id": None if event.type else event.user_id or None,
         "change": _change(event),
         "sequence": event.sequence,
         "receipt": f"{event.result} {event.code}".strip() if heard else None,

@@ -13,7 +13,7 @@ from bridge.cli.common import Account, Json, Limit, accounts_of, moment, opened
 from bridge.cli.output import At, progress, show, table
 from bridge.domain.receipts import Status
 from bridge.domain.status import PhoneState, SessionState
-from bridge.errors import NotFound
+from bridge.errors import BridgeError, NotFound
 
 if TYPE_CHECKING:
     from bridge.wiring import Bridge
@@ -23,6 +23,7 @@ sessions = typer.Typer(no_args_is_help=True)
 _COLUMNS = {
     "session_no": "session",
     "account": "account",
+    "state": "state",
     "phones": "phones",
     "sent_at": "sent",
     "polled_at": "last poll",
@@ -39,16 +40,28 @@ _PHONE_COLUMNS = {
 }
 
 
+_POLL_COLUMNS = {"at": "poll", "outcome": "result"}
+_AT_ONCE = 500
+
+
 class State(StrEnum):
-    """Whether a session is still asked for."""
+    """Whether a session is still asked for, and if so whether the provider answers."""
 
     OPEN = "open"
     SETTLED = "settled"
+    REFUSED = "refused"
+    DAMAGED = "damaged"
 
 
 @sessions.command("list")
 def list_(
-    state: Annotated[State | None, typer.Option(help="Those still asked for, or those done with.")] = None,
+    state: Annotated[
+        State | None,
+        typer.Option(
+            help="Those still asked for, those done with, those that the provider refuses to be asked for, or those "
+            "that cannot be read."
+        ),
+    ] = None,
     account: Account = None,
     limit: Limit = 50,
     json: Json = False,
@@ -57,8 +70,12 @@ def list_(
 
     \b
     bridge sessions list --state open --limit 20
+    bridge sessions list --state refused
     """
     with opened() as bridge:
+        if state is State.DAMAGED:
+            _list_damaged(bridge, account, json=json)
+            return
         newest = heapq.nlargest(limit, _walk(bridge, account, state), key=lambda found: found[2].tracked_ms)
         # One that was written while we walked may have come twice.
         distinct = {(name, number): after for name, number, after in newest}
@@ -82,11 +99,10 @@ def show_(
     bridge sessions show nAQDODtO
     """
     with opened() as bridge:
-        found = {
-            name: state
-            for name in accounts_of(bridge, account)
-            if (state := bridge.sessions.read(name, [session])[session].state) is not None
-        }
+        stored = {name: bridge.sessions.read(name, [session])[session] for name in accounts_of(bridge, account)}
+        found = {name: one.state for name, one in stored.items() if one.state is not None}
+        if not found and any(one.damaged for one in stored.values()):
+            raise BridgeError(f"session {session} cannot be read: track it again, which begins it anew")
         if not found:
             kept = "settled ones are removed after BRIDGE_KEEP_SETTLED"
             raise NotFound(f"no session {session}{f' of {account}' if account else ''}: not tracked, or gone ({kept})")
@@ -96,12 +112,43 @@ def show_(
         if json:
             show(detail | {"phones": phones}, json=True)
             continue
+        detail.pop("polls")
         awaiting = [phone if user is None else f"{phone} (user id {user})" for phone, user in state.awaiting]
         counts = ", ".join(f"{'?' if count is None else count} {name}" for name, count in _tally(state).items())
         show(detail | {"phones": counts, "awaiting": awaiting}, json=False)
+        if state.polls:
+            print()
+            table(_polls(state), _POLL_COLUMNS, json=False)
         if phones:
             print()
             table(phones, _PHONE_COLUMNS, json=False)
+
+
+@sessions.command("poll-now")
+def poll_now(
+    session_nos: Annotated[list[str], typer.Argument(metavar="SESSION…", help="SessionNos.")],
+    account: Account = None,
+    json: Json = False,
+) -> None:
+    """Ask the provider for sessions now; for a settled one once more, as where a late receipt is expected.
+
+    They come first in the account's calls, within its rate; `bridge sessions show` tells what came of it.
+
+    \b
+    bridge sessions poll-now nAQDODtO xBBDODtP
+    """
+    with opened() as bridge:
+        found: set[str] = set()
+        for name in accounts_of(bridge, account):
+            for at in range(0, len(session_nos), _AT_ONCE):
+                found |= bridge.sessions.poll_now(name, session_nos[at : at + _AT_ONCE])
+    missing = [no for no in dict.fromkeys(session_nos) if no not in found]
+    if json:
+        show({"due": [no for no in dict.fromkeys(session_nos) if no in found], "missing": missing}, json=True)
+    else:
+        print(f"{len(found):,} session{'' if len(found) == 1 else 's'} due now")
+    if missing:
+        raise NotFound(f"no session {', '.join(missing[:5])}{' …' if len(missing) > 5 else ''}: not tracked, or gone")
 
 
 def _walk(bridge: Bridge, account: str | None, state: State | None) -> Iterator[tuple[str, str, SessionState]]:
@@ -109,16 +156,33 @@ def _walk(bridge: Bridge, account: str | None, state: State | None) -> Iterator[
         for name in accounts_of(bridge, account):
             for session_no, one in bridge.sessions.scan(name):
                 advance(1)
-                if state is None or (state is State.SETTLED) == bool(one.settled_ms):
+                if state in {None, _state_of(one)} or (state is State.OPEN and not one.settled_ms):
                     yield name, session_no, one
 
 
+def _list_damaged(bridge: Bridge, account: str | None, *, json: bool) -> None:
+    rows = [
+        {"session_no": session_no, "account": name, "state": State.DAMAGED.value}
+        for name in accounts_of(bridge, account)
+        for session_no in bridge.sessions.damaged(name)
+    ]
+    table(rows, {"session_no": "session", "account": "account", "state": "state"}, json=json)
+    if not rows and not json:
+        print("no sessions")
+
+
+def _state_of(state: SessionState) -> State:
+    if state.refused:
+        return State.REFUSED
+    return State.SETTLED if state.settled_ms else State.OPEN
+
+
 def _summary(bridge: Bridge, account: str, session_no: str, state: SessionState) -> dict[str, object]:
-    due_ms = None if state.settled_ms else bridge.sessions.due_ms(account, session_no)
+    due_ms = bridge.sessions.due_ms(account, session_no)
     return {
         "session_no": session_no,
         "account": account,
-        "state": (State.SETTLED if state.settled_ms else State.OPEN).value,
+        "state": _state_of(state).value,
         "phones": _tally(state),
         "sent_at": At(ms=state.sent_ms),
         "tracked_at": At(ms=state.tracked_ms),
@@ -133,9 +197,16 @@ def _detail(bridge: Bridge, account: str, session_no: str, state: SessionState) 
 
     return _summary(bridge, account, session_no, state) | {
         "expected_count": state.expected_count,
+        "refused": state.refused or None,
+        "overdue": state.overdue,
+        "polls": _polls(state),
         "awaiting": [{"phone": phone, "user_id": user} for phone, user in state.awaiting],
         "metadata": msgspec.json.decode(state.metadata) if state.metadata else {},
     }
+
+
+def _polls(state: SessionState) -> list[dict[str, object]]:
+    return [{"at": At(ms=one.at_ms), "outcome": one.outcome} for one in state.polls]
 
 
 def _phone(phone: PhoneState) -> dict[str, object]:

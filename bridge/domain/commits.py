@@ -13,10 +13,14 @@ ABSENT = b""
 
 
 class Stored(msgspec.Struct, frozen=True, gc=False):
-    """A session as it was read: the version fences the commit; ``ABSENT`` where there is none."""
+    """A session as it was read: the version fences the commit; ``ABSENT`` where there is none.
+
+    ``damaged``: there is one, and its bytes are none that this release reads.
+    """
 
     version: bytes
     state: SessionState | None
+    damaged: bool = False
 
 
 class Due(Enum):
@@ -41,14 +45,28 @@ class Entry(msgspec.Struct, frozen=True, gc=False):
 
 
 class Write(msgspec.Struct, frozen=True, gc=False):
-    """One session's part of a commit. ``expires_ms`` is when a settled session may be removed (Unix ms), else None."""
+    """One session's part of a commit.
+
+    ``expires_ms`` is when a settled session may be removed, None for one that is open, ``Due.KEEP`` where that was so
+    before; ``watch_ms`` is when to look whether it is overdue (both Unix ms).
+    """
 
     session_no: str
     version: bytes
     state: SessionState
     due: int | Due
-    expires_ms: int | None
+    expires_ms: int | Due | None
     events: Sequence[Entry] = ()
+    watch_ms: int | None = None
+
+
+class Watched(msgspec.Struct, frozen=True, gc=False):
+    """The first sessions of a list to be looked at from ``at_ms`` (Unix ms) on."""
+
+    shard: int
+    account: str
+    at_ms: int
+    session_nos: tuple[str, ...]
 
 
 class CommitResult(Enum):

@@ -19,10 +19,13 @@ from bridge.domain.status import Change, SessionState
 SCHEMA = 2
 STATUS_CHANGED = "sms.status.changed"
 TEST = "bridge.test"
+COMPLETED, OVERDUE = 2, 3
 DISABLED, EXHAUSTED, DROPPED = 4, 5, 6
 EVENT_TYPES = {
     0: STATUS_CHANGED,
     1: TEST,
+    COMPLETED: "sms.session.completed",
+    OVERDUE: "sms.session.overdue",
     DISABLED: "bridge.subscription.disabled",
     EXHAUSTED: "bridge.delivery.exhausted",
     DROPPED: "bridge.backlog.dropped",
@@ -38,7 +41,8 @@ class Record(msgspec.Struct, frozen=True, array_like=True, gc=False):
     is our own deadline's. The account is the log's, not the record's.
 
     ``type`` is a number of ``EVENT_TYPES``; records of schema 1 lack it, and are changes of status. An event of the
-    bridge's own has a ``session_no`` that no session can have, and its data in ``metadata``.
+    bridge's own has a ``session_no`` that no session can have, and its data in ``metadata``. What is told of a session
+    as a whole has no phone, its data in ``metadata`` too, and in ``user_id`` what tells it from the session's others.
     """
 
     schema: int
@@ -159,6 +163,14 @@ def record_of_ours(kind: int, name: str, data: Mapping[str, object], now_ms: int
 def is_ours(event: Record) -> bool:
     """Whether an event tells of the bridge itself, and not of an SMS."""
     return EVENT_TYPES.get(event.type, "").startswith("bridge.")
+
+
+def record_of_session(kind: int, session_no: str, tells_apart: str, data: str, times_ms: tuple[int, int]) -> Record:
+    """The record of what is told of a session as a whole; ``times_ms`` are its last poll and the observation."""
+    polled_ms, now_ms = times_ms
+    return Record(
+        SCHEMA, session_no, "", tells_apart, 0, 0, 1, False, False, None, "", "", 0, 0, now_ms, polled_ms, data, kind
+    )
 
 
 def event_id(account: str, event: Record) -> str:

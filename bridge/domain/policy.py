@@ -12,16 +12,17 @@ from bridge.domain.breaker import BreakerPolicy
 class PollPolicy(msgspec.Struct, frozen=True, kw_only=True):
     """How sessions are polled.
 
-    ``ages_ms`` are the ages at which a session is asked for, ``give_up_ms`` the age from which a phone without a
+    ``ages_ms`` are the ages at which a session is asked for, ``overdue_ms`` the age
+    from which one is overdue, ``give_up_ms`` the age from which a phone without a
     final word becomes ``no_receipt``, ``keep_settled_ms`` how long a settled session is kept, ``lease_ms`` how long a
-    poll may hold claimed sessions, ``calls_per_second`` the account's rate.
+    poll may hold claimed sessions.
     """
 
     ages_ms: tuple[int, ...]
+    overdue_ms: int
     give_up_ms: int
     keep_settled_ms: int
     lease_ms: int
-    calls_per_second: float
 
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True):

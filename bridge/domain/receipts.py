@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from enum import IntEnum
+from functools import lru_cache
 
 import msgspec
 
@@ -70,6 +71,7 @@ def is_known_result(result: str) -> bool:
     return result.strip().casefold() in _RESULTS
 
 
+@lru_cache(maxsize=1024)  # asked for every receipt of every answer, of few different words
 def classify(result: str, code: str) -> Status:
     """The status that a ReceiptResult and ReceiptCode stand for. A new result is ``unknown``, never an error."""
     status = _RESULTS.get(result) or _RESULTS.get(result.strip().casefold(), Status.UNKNOWN)

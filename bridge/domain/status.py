@@ -15,9 +15,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from typing import Annotated
 
 import msgspec
+from msgspec import Meta
 
+from bridge.domain.polls import Outcome, PollNote, noted, read_notes
 from bridge.domain.receipts import Receipt, Status, classify, normalise_phone
 from bridge.domain.tracking import SessionRequest
 
@@ -38,40 +41,55 @@ Expectation = tuple[str, str | None]
 """A phone as the sender listed it, and its user id where one was given."""
 
 
+_Number = Annotated[int, Meta(ge=0, le=int(max(Status)))]
+_Millis = Annotated[int, Meta(ge=0, le=253_402_300_799_999)]  # the end of the year 9999
+
+
 class PhoneState(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """What is known of one phone of a session.
 
     ``phone`` is as the provider echoed it (or as the sender gave it, where only our deadline spoke);
     ``receipt_time`` is Unix seconds of the receipt that set ``status``; ``changed_ms`` is when we saw it.
-    ``expected`` marks a phone that the sender listed.
+    ``expected`` marks a phone that the sender listed; ``segments`` counts the billed SMS of that receipt.
     """
 
     phone: str
     user_id: str
-    status: int
+    status: _Number
     sequence: int
     receipt_time: int
     changed_ms: int
     expected: bool
+    segments: int = 0
 
 
 class SessionState(msgspec.Struct, frozen=True, array_like=True):
-    """All that is known of a session. Times are Unix milliseconds, 0 for "not yet".
+    """All that is known of a session. Times are Unix milliseconds, 0 for "not yet". Bounds are held when it is read.
 
     ``awaiting`` holds the listed (phone, user id or None) that no receipt has matched yet; ``expected_count`` is
     None without an expectation; ``metadata`` is the sender's JSON object as compact text, "" for none;
-    ``callback`` is the id of the subscription that the session's own URL implies, "" for none.
+    ``callback`` is the id of the subscription that the session's own URL implies, "" for none. ``notes`` are its last
+    polls (``bridge.domain.polls``); ``overdue`` that it was told of as overdue; ``refused`` why the provider refuses
+    to be asked for it, "" while it does not.
     """
 
-    sent_ms: int
-    tracked_ms: int
-    polled_ms: int = 0
-    settled_ms: int = 0
+    sent_ms: _Millis
+    tracked_ms: _Millis
+    polled_ms: _Millis = 0
+    settled_ms: _Millis = 0
     expected_count: int | None = None
     awaiting: tuple[Expectation, ...] = ()
     phones: tuple[PhoneState, ...] = ()
     metadata: str = ""
     callback: str = ""
+    notes: bytes = b""
+    overdue: bool = False
+    refused: str = ""
+
+    @property
+    def polls(self) -> list[PollNote]:
+        """The last polls, the oldest first."""
+        return read_notes(self.notes, self.tracked_ms)
 
 
 class Change(msgspec.Struct, frozen=True, gc=False):
@@ -108,7 +126,8 @@ def transition(state: SessionState, receipts: Iterable[Receipt], now_ms: int, gi
     news = [True for word in receipts if known.get((word.phone, word.user_id)) != classify(word.result, word.code)]
     past_deadline = now_ms - state.sent_ms >= give_up_ms
     if not news and not past_deadline:
-        return Transition(_polled(state, now_ms, settled=is_complete(state, now_ms)), ())
+        outcome = Outcome.SAME if receipts else Outcome.EMPTY
+        return Transition(_polled(state, now_ms, outcome, settled=is_complete(state, now_ms)), ())
     draft = _Draft(state, now_ms)
     # Not of the news alone: a key may have a known and a new word in one answer, and the known one be the later.
     for key, (status, receipt) in _latest_words(receipts):
@@ -118,7 +137,9 @@ def transition(state: SessionState, receipts: Iterable[Receipt], now_ms: int, gi
         draft.give_up()
     after = draft.state()
     settled = past_deadline or is_complete(after, now_ms)
-    return Transition(_polled(after, now_ms, settled=settled), tuple(draft.changes), draft.regressed, draft.conflicts)
+    outcome = Outcome.CHANGED if draft.changes else Outcome.SAME if receipts else Outcome.EMPTY
+    after = _polled(after, now_ms, outcome, settled=settled)
+    return Transition(after, tuple(draft.changes), draft.regressed, draft.conflicts)
 
 
 def is_complete(state: SessionState, now_ms: int) -> bool:
@@ -212,7 +233,7 @@ def _finals(state: SessionState) -> int:
     return len([True for phone in state.phones if phone.status >= _FIRST_FINAL])
 
 
-def _polled(state: SessionState, now_ms: int, *, settled: bool) -> SessionState:
+def _polled(state: SessionState, now_ms: int, outcome: Outcome, *, settled: bool) -> SessionState:
     settled_ms = (state.settled_ms or now_ms) if settled else 0
     return SessionState(
         state.sent_ms,
@@ -224,6 +245,8 @@ def _polled(state: SessionState, now_ms: int, *, settled: bool) -> SessionState:
         state.phones,
         state.metadata,
         state.callback,
+        noted(state.notes, state.tracked_ms, now_ms, outcome),
+        state.overdue,
     )
 
 
@@ -332,6 +355,7 @@ class _Draft:
         digits, user_id = key
         sequence = self._sequences[digits] = self._sequences.get(digits, 0) + 1
         time = receipt.time if receipt else 0
-        self._phones[key] = PhoneState(phone, user_id, int(status), sequence, time, self._now_ms, expected)
+        segments = receipt.segments if receipt else 0
+        self._phones[key] = PhoneState(phone, user_id, int(status), sequence, time, self._now_ms, expected, segments)
         late = previous is Status.NO_RECEIPT
         self.changes.append(Change(phone, user_id, status, previous, sequence, corrected, late, receipt))

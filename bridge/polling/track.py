@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from bridge.domain.commits import CommitResult, Due, Stored, Write
 from bridge.domain.policy import PollPolicy
 from bridge.domain.schedule import first_poll_ms
+from bridge.domain.session_events import watched_until_ms
 from bridge.domain.status import track
 from bridge.domain.tracking import SessionRequest
 from bridge.errors import BridgeError
@@ -71,7 +72,8 @@ class Tracker:
         for request in more:
             state = track(state, request, now_ms, _callback(request, callbacks))
         due: int | Due = Due.KEEP
-        expires_ms = None
+        was_open = stored.state is not None and not stored.state.settled_ms
+        expires_ms: int | Due | None = Due.KEEP if was_open else None
         if state.settled_ms:
             due, expires_ms = Due.NONE, state.settled_ms + self._policy.keep_settled_ms
         elif stored.state is None:
@@ -82,6 +84,7 @@ class Tracker:
             state=state,
             due=due,
             expires_ms=expires_ms,
+            watch_ms=watched_until_ms(stored.state, state, self._policy.overdue_ms, now_ms),
         )
 
 

@@ -28,8 +28,9 @@ if TYPE_CHECKING:
     from urllib3.response import HTTPResponse
 
 
-def bounded_session(*, connections: int = 10) -> requests.Session:
-    """A pooled session for provider calls. ``connections`` are kept open per host; more are made when needed.
+def bounded_session(*, connections: int = 16) -> requests.Session:
+    """A pooled session for provider calls. ``connections`` are kept open per host, as many as an account's
+    calls may be under way; more are made when needed.
 
     It ignores the environment (``trust_env``): ~/.netrc would add a header that the provider does not expect,
     HTTP_PROXY would send a simulator's calls on the loopback through a proxy, and reading both anew for every call

@@ -8,6 +8,7 @@ from typing import cast
 
 import msgspec
 
+from bridge.domain.rate import Slowed
 from bridge.store import keys
 from bridge.store.client import Call, Client, Request, Steps
 
@@ -15,6 +16,7 @@ TICK_KEPT_MS = 10_000
 """Ten ticks: a worker that is busy, or being replaced, is not taken for dead."""
 
 _CLOCK_KEPT_S = 10.0
+_RATE_KEPT_MS = 3_600_000
 
 
 class DueNow(msgspec.Struct, frozen=True):
@@ -97,8 +99,24 @@ class Wakes:
         self._client.commands([["DEL", keys.wake(what)]])
 
 
+class Standing(msgspec.Struct, frozen=True, kw_only=True):
+    """How an account stands with the provider.
+
+    No call is made for another ``pause_ms``, after ``failures`` in a row since ``since_ms`` (Unix ms), the last of
+    them for ``reason``; ``refused``: the account itself is, and somebody has to do something. ``slowed`` is the rate
+    that the provider took.
+    """
+
+    pause_ms: int = 0
+    failures: int = 0
+    since_ms: int = 0
+    reason: str = ""
+    refused: bool = False
+    slowed: Slowed | None = None
+
+
 class RateStore:
-    """An account's bucket of provider calls, shared by all workers."""
+    """An account's calls of the provider: one bucket of them, shared by all workers, and why there are none."""
 
     def __init__(self, client: Client) -> None:
         self._client = client
@@ -109,30 +127,50 @@ class RateStore:
         (wait_ms,) = self._client.run([Call("take_token", [keys.rate(account)], [repr(per_second), repr(burst)])])
         return cast("int", wait_ms)
 
-    def pause(self, account: str, reason: str, pause_ms: int) -> int:
-        """Make no call of this account for a while. Returns how many pauses came since its last success."""
-        name = keys.pause(account)
-        (failures, *_) = self._client.commands(
+    def standing(self, account: str) -> Standing:
+        """How the account stands now."""
+        time, found = self._client.commands(
             [
-                ["HINCRBY", name, "failures", 1],
-                ["HSET", name, "reason", reason, "ms", pause_ms],
-                ["PEXPIRE", name, 3_600_000],
-                ["SET", keys.paused(account), 1, "PX", pause_ms],
+                ["TIME"],
+                ["HMGET", keys.rate(account), "until", "failures", "since", "reason", "refused", "slow", "slow_at"],
             ]
         )
-        return cast("int", failures)
+        seconds, micros = cast("list[bytes]", time)
+        now_ms = int(seconds) * 1000 + int(micros) // 1000
+        until, failures, since, reason, refused, slow, slow_at = cast("list[bytes | None]", found)
+        return Standing(
+            pause_ms=max(0, int(until or 0) - now_ms),
+            failures=int(failures or 0),
+            since_ms=int(since or 0),
+            reason=(reason or b"").decode(),
+            refused=refused is not None,
+            slowed=None if slow is None or slow_at is None else Slowed(float(slow), int(slow_at)),
+        )
+
+    def pause(self, account: str, reason: str, pause_ms: int, *, refused: bool = False) -> tuple[int, bool]:
+        """Make no call of this account for a while; ``refused`` where it is the account itself that is.
+
+        Returns how many failures came since its last success, and whether this is the first to say that it is refused.
+        """
+        call = Call("pause_calls", [keys.rate(account)], [pause_ms, reason, int(refused)])
+        ((failures, first),) = cast("list[tuple[int, int]]", self._client.run([call]))
+        return failures, bool(first)
 
     def paused(self, account: str) -> tuple[int, int, str]:
-        """(ms until calls go on, pauses since the last success, reason); 0, 0 and "" where all is well."""
-        ttl, about = self._client.commands(
-            [["PTTL", keys.paused(account)], ["HMGET", keys.pause(account), "failures", "reason"]]
+        """(ms until calls go on, failures since the last success, reason); 0, 0 and "" where all is well."""
+        one = self.standing(account)
+        return one.pause_ms, one.failures, one.reason
+
+    def slow(self, account: str, slowed: Slowed) -> None:
+        """Make calls more slowly."""
+        name = keys.rate(account)
+        self._client.commands(
+            [["HSET", name, "slow", repr(slowed.rate), "slow_at", slowed.at_ms], ["PEXPIRE", name, _RATE_KEPT_MS]]
         )
-        failures, reason = cast("list[bytes | None]", about)
-        return max(0, cast("int", ttl)), int(failures or 0), (reason or b"").decode()
 
     def resume(self, account: str) -> None:
-        """Forget the pauses: a call succeeded."""
-        self._client.commands([["DEL", keys.pause(account)], ["DEL", keys.paused(account)]])
+        """Forget the failures: a call succeeded."""
+        self._client.commands([["HDEL", keys.rate(account), "until", "failures", "since", "reason", "refused"]])
 
 
 class Clock:

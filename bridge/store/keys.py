@@ -18,13 +18,14 @@ u:erasure                hash   bridge erase                            one fiel
 u:erased                 hash   bridge erase, bridge.trim               one field an erased phone, for about 3 weeks
 u:audit                  stream operators' commands                     newest 10,000
 u:attempts:<sub>         stream bridge.deliver                          a TTL of 30 days; newest 10,000
-u:rate:<a>               hash   bridge.poll                             a TTL of a minute
-u:pause:<a>              hash   bridge.poll                             a TTL of an hour; why calls are paused
-u:paused:<a>             string bridge.poll                             a TTL of a minute at most
+u:rate:<a>               hash   bridge.poll                             a TTL of an hour; nine fields
 u{i}:registry            string subscriptions add, rotate, remove       one word: a random version
 u{i}:index               zset   every script that moves a due time      one member a due-set
 u{i}:s:<a>:<no>          string bridge.track, bridge.poll               removed BRIDGE_KEEP_SETTLED after it settled
 u{i}:due:<a>             zset   bridge.track, bridge.poll               one member a session that is not settled
+u{i}:watches             zset   bridge.track, bridge.trim               one member a list of sessions to look at
+u{i}:watch:<a>:<ms>      list   bridge.track, bridge.trim               BRIDGE_OVERDUE_AFTER; SessionNos
+u{i}:damaged:<a>         set    bridge.poll, sessions list              one member a session that cannot be read
 u{i}:expiry              zset   bridge.poll, bridge.trim                one member a settled session
 u{i}:begin:<a>           string bridge.trim                             one id: from which on the log is whole
 u{i}:log:<a>             stream every script that records events        BRIDGE_KEEP_EVENTS
@@ -82,15 +83,8 @@ def wake(what: str) -> str:
 
 
 def rate(account: str) -> str:
+    """An account's bucket of calls (``tokens``, ``at``), what it was slowed to, and why it is paused."""
     return f"u:rate:{account}"
-
-
-def pause(account: str) -> str:
-    return f"u:pause:{account}"
-
-
-def paused(account: str) -> str:
-    return f"u:paused:{account}"
 
 
 def rejected(account: str) -> str:
@@ -103,6 +97,19 @@ def registry(shard: int) -> str:
 
 def index(shard: int) -> str:
     return f"u{{{shard}}}:index"
+
+
+def watches(shard: int) -> str:
+    return f"u{{{shard}}}:watches"
+
+
+def watch(shard: int, account: str, at_ms: int) -> str:
+    """Sessions to look at from ``at_ms`` on, whether they are overdue."""
+    return f"u{{{shard}}}:watch:{account}:{at_ms}"
+
+
+def damaged(shard: int, account: str) -> str:
+    return f"u{{{shard}}}:damaged:{account}"
 
 
 def expiry(shard: int) -> str:

@@ -8,8 +8,11 @@ from typing import cast
 
 import msgspec
 
-from bridge.domain.commits import ABSENT, CommitResult, Due, Stored, Write
+from bridge.domain.commits import ABSENT, CommitResult, Due, Stored, Watched, Write
+from bridge.domain.packing import Wanted
 from bridge.domain.policy import DEFAULT_LIMITS, Limits
+from bridge.domain.polls import PollNote
+from bridge.domain.rate import Demand
 from bridge.domain.status import SessionState
 from bridge.store import keys
 from bridge.store.client import Argument, Call, Client
@@ -17,6 +20,9 @@ from bridge.store.client import Argument, Call, Client
 _packer = msgspec.msgpack.Encoder()
 _unpacker = msgspec.msgpack.Decoder(SessionState)
 _VERSION_BYTES = 4
+_EVENTS_A_CALL = 1_000
+"""About 60 ms of the server's time; one session has no more than 1,000 phones."""
+_MORE_CALLS = 8
 
 
 class SessionStore:
@@ -51,22 +57,27 @@ class SessionStore:
     ) -> dict[str, CommitResult]:
         """Write sessions, each with its events, queues and due time: one script call a shard, one round trip in all.
 
-        ``registry_versions`` (by shard) fences the routes of events; None where there are none to fence.
+        Of very many events there are more: a script that takes seconds would keep everybody else waiting, and so would
+        a round trip the sender. ``registry_versions`` (by shard) fences the routes of events; None where there are
+        none to fence.
         """
         groups: dict[int, list[Write]] = {}
         for write in writes:
             groups.setdefault(keys.shard_of(write.session_no, self._shards), []).append(write)
-        calls = [
-            _commit_call(shard, account, group, registry_versions[shard] if registry_versions else b"", self._limits)
-            for shard, group in groups.items()
-        ]
+        parts = [(shard, part) for shard, group in groups.items() for part in _split(group, _EVENTS_A_CALL)]
         verdicts: dict[str, CommitResult] = {}
-        for group, reply in zip(groups.values(), self._client.run(calls), strict=True):
-            _, *results = cast("list[int]", reply)
-            if results == [-1]:
-                results = [-1] * len(group)
-            for write, result in zip(group, results, strict=True):
-                verdicts[write.session_no] = CommitResult(result)
+        for at in range(0, len(parts), self._shards + _MORE_CALLS):
+            trip = parts[at : at + self._shards + _MORE_CALLS]
+            calls = [
+                _commit_call(shard, account, part, registry_versions[shard] if registry_versions else b"", self._limits)
+                for shard, part in trip
+            ]
+            for (_, part), reply in zip(trip, self._client.run(calls), strict=True):
+                _, *results = cast("list[int]", reply)
+                if results == [-1]:
+                    results = [-1] * len(part)
+                for write, result in zip(part, results, strict=True):
+                    verdicts[write.session_no] = CommitResult(result)
         return verdicts
 
     def due_counts(self, account: str, now_ms: int) -> list[int]:
@@ -76,36 +87,71 @@ class SessionStore:
         )
         return cast("list[int]", replies)
 
-    def claim(self, account: str, wanted: Mapping[int, int], lease_ms: int) -> tuple[int, list[str]]:
-        """Lease due sessions, at most ``wanted[shard]`` of each shard. Returns (now in Unix ms, SessionNos)."""
+    def demand(self, account: str, now_ms: int, window_ms: int) -> Demand:
+        """What the account's sessions ask for: those due, and those that come due within ``window_ms``."""
+        dues = [keys.due(shard, account) for shard in range(self._shards)]
+        asked: list[list[Argument]] = [["ZCOUNT", name, "-inf", now_ms] for name in dues]
+        asked += [["ZCOUNT", name, f"({now_ms}", now_ms + window_ms] for name in dues]
+        asked += [["ZRANGE", name, 0, 0, "WITHSCORES"] for name in dues]
+        replies = self._client.commands(asked)
+        due, soon = (cast("list[int]", replies[part * self._shards :][: self._shards]) for part in (0, 1))
+        firsts = [float(pair[1]) for pair in cast("list[list[bytes]]", replies[2 * self._shards :]) if pair]
+        lag_ms = max(0, now_ms - int(min(firsts, default=now_ms)))
+        return Demand(sum(due), lag_ms, sum(soon), window_ms)
+
+    def claim(
+        self, account: str, wanted: Mapping[int, Wanted], lease_end_ms: int, soon_ms: int
+    ) -> tuple[int, dict[str, int]]:
+        """Lease due sessions until ``lease_end_ms`` (Unix ms): of each shard those wanted.
+
+        Sessions that come due within ``soon_ms`` are those that may ride along. Returns (now in Unix ms, the due times
+        that the claimed had, by SessionNo).
+        """
         calls = [
             Call(
                 "claim_sessions",
                 [keys.index(shard), keys.due(shard, account)],
-                [keys.poll_member(account), lease_ms, most],
+                [keys.poll_member(account), lease_end_ms, most.oldest, most.newest, soon_ms, most.soon],
             )
             for shard, most in wanted.items()
         ]
         now_ms = 0
-        claimed: list[str] = []
+        claimed: dict[str, int] = {}
         for reply in self._client.run(calls):
-            at_ms, *session_nos = cast("tuple[int, *tuple[bytes, ...]]", tuple(cast("list[object]", reply)))
+            at_ms, *found = cast("tuple[int, *tuple[bytes, ...]]", tuple(cast("list[object]", reply)))
             now_ms = max(now_ms, at_ms)
-            claimed += [no.decode() for no in session_nos]
+            for session_no, due_ms in zip(found[::2], found[1::2], strict=True):
+                claimed[session_no.decode()] = int(float(due_ms))
         return now_ms, claimed
 
-    def reschedule(self, account: str, due_ms: Mapping[str, int]) -> None:
-        """Give claimed sessions other due times (Unix ms)."""
+    def reschedule(self, account: str, due_ms: Mapping[str, int], lease_end_ms: int) -> None:
+        """Give claimed sessions, whose lease is still theirs, other due times (Unix ms)."""
         self._client.run(
             [
                 Call(
                     "reschedule_sessions",
                     [keys.index(shard), keys.due(shard, account)],
-                    [keys.poll_member(account), *(value for no in group for value in (no, due_ms[no]))],
+                    [keys.poll_member(account), lease_end_ms, *(value for no in group for value in (no, due_ms[no]))],
                 )
                 for shard, group in self.by_shard(due_ms).items()
             ]
         )
+
+    def poll_now(self, account: str, session_nos: Sequence[str]) -> set[str]:
+        """Make sessions due now; a settled one is asked for once more. Returns those that there are."""
+        groups = self.by_shard(dict.fromkeys(session_nos))
+        calls = [
+            Call(
+                "hasten_sessions",
+                [keys.index(shard), keys.due(shard, account), *(keys.session(shard, account, no) for no in group)],
+                [keys.poll_member(account), *group],
+            )
+            for shard, group in groups.items()
+        ]
+        found: set[str] = set()
+        for group, reply in zip(groups.values(), self._client.run(calls), strict=True):
+            found.update(no for no, there in zip(group, cast("list[int]", reply), strict=True) if there)
+        return found
 
     def drop_due(self, account: str, session_nos: Sequence[str]) -> None:
         """Forget the due times of those of these sessions that do not exist."""
@@ -129,6 +175,52 @@ class SessionStore:
         shard = keys.shard_of(session_no, self._shards)
         (score,) = self._client.commands([["ZSCORE", keys.due(shard, account), session_no]])
         return None if score is None else int(float(cast("bytes", score)))
+
+    def polls(self, account: str, session_no: str) -> list[PollNote]:
+        """A session's last 16 polls, the oldest first; none where there is no such session."""
+        state = self.read(account, [session_no])[session_no].state
+        return [] if state is None else state.polls
+
+    def watched(self, now_ms: int, most: int) -> list[Watched]:
+        """Lists of sessions that are to be looked at by now: of each shard the first one's first ``most``."""
+        replies = self._client.commands(
+            [["ZRANGEBYSCORE", keys.watches(shard), "-inf", now_ms, "LIMIT", 0, 1] for shard in range(self._shards)]
+        )
+        lists: list[tuple[int, str, int]] = []
+        for shard, reply in enumerate(replies):
+            for member in cast("list[bytes]", reply):
+                account, _, at_ms = member.decode().rpartition(":")
+                lists.append((shard, account, int(at_ms)))
+        names = self._client.commands([["LRANGE", keys.watch(*one), 0, most - 1] for one in lists])
+        return [
+            Watched(*one, tuple(no.decode() for no in cast("list[bytes]", found)))
+            for one, found in zip(lists, names, strict=True)
+        ]
+
+    def unwatch(self, looked_at: Watched) -> None:
+        """Forget the sessions of a list that were looked at."""
+        one = looked_at
+        first = one.session_nos[0] if one.session_nos else ""
+        list_key = keys.watch(one.shard, one.account, one.at_ms)
+        member = f"{one.account}:{one.at_ms}"
+        self._client.run(
+            [Call("trim_watch", [keys.watches(one.shard), list_key], [member, first, len(one.session_nos)])]
+        )
+
+    def set_aside(self, account: str, session_nos: Sequence[str]) -> None:
+        """Note sessions that cannot be read, so that they are seen."""
+        groups = self.by_shard(session_nos)
+        self._client.commands([["SADD", keys.damaged(shard, account), *group] for shard, group in groups.items()])
+
+    def damaged(self, account: str) -> list[str]:
+        """Sessions that were found damaged, and still are; those that can be read again, or are gone, are forgotten."""
+        replies = self._client.commands([["SMEMBERS", keys.damaged(shard, account)] for shard in range(self._shards)])
+        noted = [name.decode() for reply in replies for name in cast("list[bytes]", reply)]
+        stored = self.read(account, noted)
+        healed = [name for name in noted if not stored[name].damaged]
+        groups = self.by_shard(healed)
+        self._client.commands([["SREM", keys.damaged(shard, account), *group] for shard, group in groups.items()])
+        return sorted(name for name in noted if stored[name].damaged)
 
     def scan(self, account: str) -> Iterator[tuple[str, SessionState]]:
         """Walk all sessions of an account, in no order; one written meanwhile may be missed or come twice."""
@@ -158,10 +250,36 @@ class SessionStore:
 
 
 def unpack(value: bytes | None) -> Stored:
-    """A stored value as its version and state."""
+    """A stored value as its version and state; one that cannot be read is damaged, and takes no other with it."""
     if value is None:
         return Stored(ABSENT, None)
-    return Stored(value[:_VERSION_BYTES], _unpacker.decode(memoryview(value)[_VERSION_BYTES:]))
+    version = value[:_VERSION_BYTES]
+    try:
+        return Stored(version, _unpacker.decode(memoryview(value)[_VERSION_BYTES:]))
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return Stored(version, None, damaged=True)
+
+
+def _expiry(expires_ms: int | Due | None) -> Argument:
+    if expires_ms is None:
+        return ""
+    return expires_ms.value if isinstance(expires_ms, Due) else expires_ms
+
+
+def _split(writes: list[Write], events: int) -> Iterator[list[Write]]:
+    """The writes in parts of no more than so many events; one that has more is a part of its own."""
+    if sum([len(write.events) for write in writes]) <= events:
+        yield writes
+        return
+    part: list[Write] = []
+    held = 0
+    for write in writes:
+        if part and held + len(write.events) > events:
+            yield part
+            part, held = [], 0
+        part.append(write)
+        held += len(write.events)
+    yield part
 
 
 def _next_version(version: bytes) -> bytes:
@@ -178,6 +296,7 @@ def _commit_call(shard: int, account: str, writes: Sequence[Write], registry_ver
         keys.expiry(shard),
         keys.due(shard, account),
         keys.log(shard, account),
+        keys.watches(shard),
     ]
     places: dict[str, int] = {}
 
@@ -203,9 +322,13 @@ def _commit_call(shard: int, account: str, writes: Sequence[Write], registry_ver
             write.version,
             _next_version(write.version) + _packer.encode(write.state),
             write.due.value if isinstance(write.due, Due) else write.due,
-            "" if write.expires_ms is None else write.expires_ms,
-            len(write.events),
+            _expiry(write.expires_ms),
         )
+        if write.watch_ms is None:
+            args.append("")
+        else:
+            args += (place(keys.watch(shard, account, write.watch_ms)), f"{account}:{write.watch_ms}", write.watch_ms)
+        args.append(len(write.events))
         for entry in write.events:
             args += (entry.record, len(entry.routes))
             for route in entry.routes:

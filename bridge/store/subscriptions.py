@@ -8,6 +8,7 @@ from typing import cast
 
 import msgspec
 
+from bridge.domain.events import EVENT_TYPES
 from bridge.domain.receipts import Status
 from bridge.domain.subscriptions import Subscription, SubscriptionState
 from bridge.errors import BridgeError, NotFound
@@ -29,6 +30,9 @@ class Registry(msgspec.Struct, frozen=True):
     implied: Mapping[str, frozenset[str]]
     """Ids of those that hear only of the sessions that name their URL."""
 
+    hearers: Mapping[str, Mapping[int, tuple[str, ...]]]
+    """Ids of an account's subscriptions that hear of all its sessions, by the number of the type that they ask for."""
+
     erased: Mapping[bytes, int]
     """Tombstones of erased phones, with the time of each (Unix ms): no commit under these versions holds one."""
 
@@ -43,6 +47,10 @@ class Registry(msgspec.Struct, frozen=True):
         listeners = group[status] if group else ()
         return (*listeners, callback) if callback and callback in self.implied.get(account, ()) else listeners
 
+    def asking_for(self, account: str, event_type: int) -> tuple[str, ...]:
+        """Who is to hear of an event of this type (its number) that is no change of a phone's status."""
+        return self.hearers.get(account, {}).get(event_type, ())
+
     def by_id(self) -> dict[str, Subscription]:
         """Every subscription by its id."""
         return {one.id: one for group in self.by_account.values() for one in group}
@@ -50,6 +58,13 @@ class Registry(msgspec.Struct, frozen=True):
 
 def _listeners(group: Sequence[Subscription]) -> tuple[tuple[str, ...], ...]:
     return tuple(tuple(one.id for one in group if not one.implicit and one.wants(status)) for status in Status)
+
+
+def _hearers(group: Sequence[Subscription]) -> dict[int, tuple[str, ...]]:
+    return {
+        number: tuple(one.id for one in group if not one.implicit and one.hears(name))
+        for number, name in EVENT_TYPES.items()
+    }
 
 
 def _absent(subscription: str) -> NotFound:
@@ -86,6 +101,7 @@ class SubscriptionStore:
                 for account, group in groups.items()
             },
             listeners={account: _listeners(group) for account, group in groups.items()},
+            hearers={account: _hearers(group) for account, group in groups.items()},
             implied={account: frozenset(one.id for one in group if one.implicit) for account, group in groups.items()},
             erased={name: int(at) for name, at in zip(flat[::2], flat[1::2], strict=True)},
         )

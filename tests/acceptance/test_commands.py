@@ -17,6 +17,7 @@ import redis
 
 from bridge.domain.policy import Limits
 from bridge.domain.signing import decode_secret
+from bridge.store import keys
 from bridge.store.sessions import SessionStore
 from bridge.wiring import Bridge
 from tests.commands import (
@@ -40,6 +41,7 @@ UNREACHABLE = "redis://127.0.0.1:1/0"
 READING = (
     "sessions list",
     "sessions show nAQDODtO",
+    "sessions poll-now nAQDODtO",
     f"subscriptions add {URL}",
     "subscriptions list",
     "subscriptions show sub_a",
@@ -210,11 +212,11 @@ def _three_sessions(bridge: Bridge) -> None:
 def test_sessions_list_counts_phones_and_tells_when_each_is_polled(bridge: Bridge, terminal: Terminal) -> None:
     _three_sessions(bridge)
     heading, *rows = cells(terminal("sessions", "list"))
-    assert heading == ["session", "account", "phones", "sent", "last poll", "next poll", "settled"]
-    assert {row[0]: row[1:3] for row in rows} == {
-        "open1": ["default", "0 / 0 / ?"],
-        "part2": ["default", "1 / 1 / 2"],
-        "done3": ["shop", "1 / 1 / 1"],
+    assert heading == ["session", "account", "state", "phones", "sent", "last poll", "next poll", "settled"]
+    assert {row[0]: row[1:4] for row in rows} == {
+        "open1": ["default", "open", "0 / 0 / ?"],
+        "part2": ["default", "open", "1 / 1 / 2"],
+        "done3": ["shop", "settled", "1 / 1 / 1"],
     }
     found = {row["session_no"]: row for row in terminal("sessions", "list", "--json").rows()}
     assert found["part2"]["phones"] == {"final": 1, "seen": 1, "expected": 2}
@@ -258,6 +260,56 @@ def test_a_session_that_is_not_tracked_is_exit_1(bridge: Bridge, terminal: Termi
         ran = terminal("sessions", "show", *arguments, "--json")
         assert (ran.code, ran.out) == (1, "")
         assert f"no session {arguments[0]}" in ran.err
+
+
+def test_sessions_show_tells_of_the_last_polls(bridge: Bridge, terminal: Terminal) -> None:
+    _three_sessions(bridge)
+    answer(bridge, "part2", heard(ONE, "发送成功", "DELIVRD"))
+    (row,) = terminal("sessions", "show", "part2", "--json").rows()
+    polls = cast("list[dict[str, str]]", row["polls"])
+    assert [one["outcome"] for one in polls] == ["changed", "nothing new"]
+    assert all(one["at"].endswith("Z") for one in polls)
+    shown = terminal("sessions", "show", "part2").out
+    assert "nothing new" in shown
+
+
+def test_what_the_provider_refuses_and_what_cannot_be_read_are_seen(bridge: Bridge, terminal: Terminal) -> None:
+    track(bridge, "fine", "bad", "broken")
+    stored = bridge.sessions.read("default", ["bad"])
+    bridge.recorder.refuse("default", stored, "RetCode 18001: a parameter is missing")
+    broken = keys.session(keys.shard_of("broken", bridge.settings.shards), "default", "broken")
+    bridge.client.redis.set(broken, b"vers\xff")
+    bridge.sessions.set_aside("default", ["broken"])
+
+    (row,) = terminal("sessions", "list", "--state", "refused", "--json").rows()
+    assert (row["session_no"], row["state"]) == ("bad", "refused")
+    assert {one["session_no"] for one in terminal("sessions", "list", "--state", "open", "--json").rows()} == {
+        "fine",
+        "bad",
+    }
+    (row,) = terminal("sessions", "show", "bad", "--json").rows()
+    assert row["refused"] == "RetCode 18001: a parameter is missing"
+    assert [one["outcome"] for one in cast("list[dict[str, str]]", row["polls"])] == ["refused"]
+    (row,) = terminal("sessions", "list", "--state", "damaged", "--json").rows()
+    assert row == {"session_no": "broken", "account": "default", "state": "damaged"}
+    assert "broken" in terminal("sessions", "list", "--state", "damaged").out
+    ran = terminal("sessions", "show", "broken")
+    assert (ran.code, ran.out) == (1, "")
+    assert "cannot be read" in ran.err
+
+    track(bridge, "broken")
+    assert terminal("sessions", "list", "--state", "damaged").out == "no sessions\n"
+
+
+def test_poll_now_makes_sessions_due_settled_ones_too(bridge: Bridge, terminal: Terminal) -> None:
+    _three_sessions(bridge)
+    now_ms = bridge.clock.now_ms()
+    assert terminal("sessions", "poll-now", "part2", "done3").out == "2 sessions due now\n"
+    for account, name in (("default", "part2"), ("shop", "done3")):
+        assert now_ms <= (bridge.sessions.due_ms(account, name) or 0) <= bridge.clock.now_ms() + 50
+    ran = terminal("sessions", "poll-now", "part2", "nobody", "--account", "default", "--json")
+    assert (ran.code, ran.rows()) == (1, [{"due": ["part2"], "missing": ["nobody"]}])
+    assert "no session nobody" in ran.err
 
 
 # bridge subscriptions

@@ -12,7 +12,9 @@ import redis
 
 from bridge.cli.doctor_checks import SERVER_CHECKS, Server, Verdict
 from bridge.domain.credentials import Identity
+from bridge.domain.rate import Slowed
 from bridge.domain.subscriptions import Options
+from bridge.store import keys
 from bridge.wiring import Bridge
 from tests.commands import URL, Terminal, deliveries_in_every_state, use_environ
 from tests.servers import environ_for
@@ -61,10 +63,11 @@ def test_a_healthy_bridge_has_nothing_to_fail(
     assert set(found) == {
         *("settings", "store", "eviction", "persistence", "memory", "packing", "clocks", "broker", "schema"),
         *("store id", "provider", "secret keys", "workers", "accounts", "rejected", "subscriptions", "log"),
+        *("provider rate", "sessions"),
     }
     assert people.code == 0
     assert people.out.splitlines()[0].split() == ["ok", "settings", "all", "are", "understood"]
-    assert people.out.splitlines()[-1] == "16 ok, 1 to look at, 0 failed"
+    assert people.out.splitlines()[-1] == "18 ok, 1 to look at, 0 failed"
     assert "→ set appendonly yes" in people.out
 
 
@@ -197,6 +200,48 @@ def test_what_is_paused_rejected_or_dead_is_a_warning(bridge: Bridge, terminal: 
     ):
         assert found[name][0] == "warn"
         assert all(word in found[name][1] for word in words), found[name]
+
+
+def test_an_account_that_is_refused_fails_and_says_since_when(bridge: Bridge, terminal: Terminal) -> None:
+    bridge.rate.pause("default", "RetCode 171: the Signature is wrong", 60_000, refused=True)
+    verdict, said = _found(terminal, 1)["accounts"]
+    assert verdict == "fail"
+    assert "RetCode 171" in said
+    bridge.rate.resume("default")
+    assert _found(terminal, 1)["accounts"][0] == "ok"
+
+
+def test_a_rate_that_does_not_cover_what_is_due_is_told_with_the_one_that_does(
+    bridge: Bridge, terminal: Terminal
+) -> None:
+    assert _found(terminal, 1)["provider rate"][0] == "ok"
+    due_ms = bridge.clock.now_ms() - 120_000
+    due = {f"s{number}": due_ms for number in range(60_000)}
+    bridge.client.redis.zadd(keys.due(0, "default"), due)
+    verdict, said = _found(terminal, 1)["provider rate"]
+    assert verdict == "ok", "5 calls a second drain 60,000 in two minutes, and nothing else comes"
+    assert "60,000 sessions are due, for up to 2m" in said
+
+    soon_ms = bridge.clock.now_ms() + 200_000
+    bridge.client.redis.zadd(keys.due(1, "default"), {f"t{number}": soon_ms for number in range(180_000)})
+    verdict, said = _found(terminal, 1)["provider rate"]
+    assert verdict == "warn"
+    assert "raise BRIDGE_PROVIDER_RATE to 7" in said
+
+    bridge.rate.take("default", 5)
+    bridge.client.redis.zremrangebyrank(keys.due(1, "default"), 0, 99_999)
+    bridge.rate.slow("default", Slowed(0.5, bridge.clock.now_ms()))
+    verdict, said = _found(terminal, 1)["provider rate"]
+    assert verdict == "warn"
+    assert "throttles" in said
+
+
+def test_damaged_sessions_fail(bridge: Bridge, terminal: Terminal) -> None:
+    bridge.client.redis.set(keys.session(keys.shard_of("s1", 8), "default", "s1"), b"vers")
+    bridge.sessions.set_aside("default", ["s1"])
+    verdict, said = _found(terminal, 1)["sessions"]
+    assert verdict == "fail"
+    assert "--state damaged" in said
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""``python -m tests.bench [ROW]…``: measure, and print targets beside figures."""
+"""``python -m tests.bench [row…]``: measure, and print targets beside figures; ``--help`` names the rows."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from collections.abc import Sequence
 import msgspec
 
 from tests.bench import cluster, delivery, drill, memory, neighbours, tracking
-
-Row = tuple[str, ...]
+from tests.bench.poll_rows import POLL_ROWS
+from tests.bench.tables import Row, goal, shown, text_of
 
 
 def main(argv: Sequence[str]) -> int:
@@ -49,6 +49,8 @@ def main(argv: Sequence[str]) -> int:
             spread = cluster.measure(cluster.Sizes(events=options.events or 20_000))
             found[row] = spread
             text = cluster_text(spread)
+        elif row in POLL_ROWS:
+            found[row], text = POLL_ROWS[row](options)
         else:
             track = tracking.measure(
                 tracking.Sizes(
@@ -67,12 +69,8 @@ def main(argv: Sequence[str]) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__)
-    parser.add_argument(
-        "rows",
-        nargs="*",
-        choices=["delivery", "tracking", "memory", "neighbours", "drill", "cluster", []],
-        help="what to measure",
-    )
+    rows = ["delivery", "tracking", "memory", "neighbours", "drill", "cluster", *POLL_ROWS]
+    parser.add_argument("rows", nargs="*", choices=[*rows, []], help="what to measure")
     parser.add_argument("--rounds", type=int, default=3, help="rounds, of which the median counts (3)")
     parser.add_argument("--events", type=int, help="delivery: events a round (20,000); drill: that wait (100,000)")
     parser.add_argument("--celery-events", type=int, default=1_000, help="delivery: of them by Celery tasks (1,000)")
@@ -84,6 +82,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--hours", type=float, default=6, help="drill: how long the receiver is down (6)")
     parser.add_argument("--compress", type=float, default=360, help="drill: what all its waits are divided by (360)")
     parser.add_argument("--rate", type=float, help="drill: its subscription's --rate (no limit)")
+    parser.add_argument("--calls", type=int, default=100, help="polling, growth: calls of 100 sessions a round (100)")
+    parser.add_argument(
+        "--tracked", type=int, nargs="+", default=[10_000, 100_000, 1_000_000], help="growth: sessions that wait"
+    )
     parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
     return parser
 
@@ -100,14 +102,14 @@ def delivery_text(result: delivery.Delivery) -> str:
     ]
     goals = [
         ("target", "wanted", "measured", ""),
-        _goal("events/s, of libcurl alone", "≥ 60 %", 100 * ours["rate"] / bare["rate"], "%", low=60),
-        _goal("CPU, of libcurl alone", "≤ 1.6 ×", ours["cpu"] / bare["cpu"], "×", high=1.6),
-        _shown("events/s, of libcurl that signs", 100 * ours["rate"] / signing["rate"], "%"),
-        _shown("CPU, of libcurl that signs", ours["cpu"] / signing["cpu"], "×"),
-        _goal("less CPU than Celery + requests", "≥ 40 ×", celery["cpu"] / ours["cpu"], "×", low=40),
-        _goal("round trips an event", "≤ 0.1", ours["round trips"], "", high=0.1),
+        goal("events/s, of libcurl alone", "≥ 60 %", 100 * ours["rate"] / bare["rate"], "%", low=60),
+        goal("CPU, of libcurl alone", "≤ 1.6 ×", ours["cpu"] / bare["cpu"], "×", high=1.6),
+        shown("events/s, of libcurl that signs", 100 * ours["rate"] / signing["rate"], "%"),
+        shown("CPU, of libcurl that signs", ours["cpu"] / signing["cpu"], "×"),
+        goal("less CPU than Celery + requests", "≥ 40 ×", celery["cpu"] / ours["cpu"], "×", low=40),
+        goal("round trips an event", "≤ 0.1", ours["round trips"], "", high=0.1),
     ]
-    return _text("delivery", result.about, table, goals)
+    return text_of("delivery", result.about, table, goals)
 
 
 def tracking_text(result: tracking.Tracking) -> str:
@@ -118,10 +120,10 @@ def tracking_text(result: tracking.Tracking) -> str:
         )
     goals = [
         ("target", "wanted", "measured", ""),
-        _goal("CPU a session, all but the server", "≤ 40 µs", result.bridge["cpu"], "µs", high=40),
-        _shown("less than a plain task a session", result.celery["cpu"] / result.bridge["cpu"], "×"),
+        goal("CPU a session, all but the server", "≤ 40 µs", result.bridge["cpu"], "µs", high=40),
+        shown("less than a plain task a session", result.celery["cpu"] / result.bridge["cpu"], "×"),
     ]
-    return _text("tracking", result.about, table, goals)
+    return text_of("tracking", result.about, table, goals)
 
 
 def memory_text(result: memory.Memory) -> str:
@@ -129,9 +131,9 @@ def memory_text(result: memory.Memory) -> str:
     table += [(name, f"{size:,.1f}") for name, size in result.bytes.items()]
     goals = [
         ("target", "wanted", "measured", ""),
-        _goal("a queued delivery, beside the log", "≤ 120 B", result.bytes["queue"], "B", high=120),
+        goal("a queued delivery, beside the log", "≤ 120 B", result.bytes["queue"], "B", high=120),
     ]
-    return _text("memory", result.about, table, goals)
+    return text_of("memory", result.about, table, goals)
 
 
 def neighbours_text(result: neighbours.Neighbours) -> str:
@@ -140,9 +142,9 @@ def neighbours_text(result: neighbours.Neighbours) -> str:
         table.append((name, f"{one['p50']:,.1f}", f"{one['p99']:,.1f}", f"{one['worst']:,.1f}"))
     goals = [
         ("target", "wanted", "measured", ""),
-        _goal("p99, of alone", "≤ 2 ×", result.beside["p99"] / result.alone["p99"], "×", high=2),
+        goal("p99, of alone", "≤ 2 ×", result.beside["p99"] / result.alone["p99"], "×", high=2),
     ]
-    return _text("neighbours", result.about, table, goals)
+    return text_of("neighbours", result.about, table, goals)
 
 
 def drill_text(result: drill.Drill) -> str:
@@ -162,13 +164,13 @@ def drill_text(result: drill.Drill) -> str:
         beside.append((phase, f"{one['events']:,}", f"{one['p50']:,.1f}", f"{one['p99']:,.1f}", f"{one['worst']:,.1f}"))
     goals = [
         ("target", "wanted", "measured", ""),
-        _goal("events out of their phone's order", "0", seen.out_of_order, "", high=0),
-        _goal("left waiting, or dead", "0", result.waiting + result.dead, "", high=0),
-        _goal("first event, of a probe's wait and a tick", "≤ 1 ×", first, "×", high=1),
-        _goal("1,000 events a second of a core", "≥ 5", 1000 / result.cpu, "", low=5),
-        _goal("worker's memory", "≤ 200 MB", result.rss / 1e6, "MB", high=200),
+        goal("events out of their phone's order", "0", seen.out_of_order, "", high=0),
+        goal("left waiting, or dead", "0", result.waiting + result.dead, "", high=0),
+        goal("first event, of a probe's wait and a tick", "≤ 1 ×", first, "×", high=1),
+        goal("1,000 events a second of a core", "≥ 5", 1000 / result.cpu, "", low=5),
+        goal("worker's memory", "≤ 200 MB", result.rss / 1e6, "MB", high=200),
     ]
-    return _text("drill", result.about, table, beside, goals)
+    return text_of("drill", result.about, table, beside, goals)
 
 
 def _mega(size: int) -> str:
@@ -192,31 +194,9 @@ def cluster_text(result: cluster.Cluster) -> str:
     hottest = max(max(one["shard by bytes"], one["other by bytes"]) for one in result.figures.values())
     goals = [
         ("target", "wanted", "measured", ""),
-        _goal("hottest key, of its share", "≤ 1.2 ×", hottest, "×", high=1.2),
+        goal("hottest key, of its share", "≤ 1.2 ×", hottest, "×", high=1.2),
     ]
-    return _text("cluster", result.about, table, goals)
-
-
-def _goal(what: str, wanted: str, measured: float, unit: str, *, low: float = 0.0, high: float = float("inf")) -> Row:
-    return what, wanted, f"{measured:.3g} {unit}".rstrip(), "holds" if low <= measured <= high else "MISSED"
-
-
-def _shown(what: str, measured: float, unit: str) -> Row:
-    return what, "", f"{measured:.3g} {unit}", ""
-
-
-def _text(title: str, about: dict[str, str], *tables: Sequence[Row]) -> str:
-    lines = [title, ", ".join(f"{name}: {value}" for name, value in about.items()), ""]
-    for table in tables:
-        widths = [max(len(row[column]) for row in table) for column in range(len(table[0]))]
-        for row in table:
-            cells = [
-                row[0].ljust(widths[0]),
-                *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True)),
-            ]
-            lines.append("  ".join(cells).rstrip())
-        lines.append("")
-    return "\n".join(lines) + "\n"
+    return text_of("cluster", result.about, table, goals)
 
 
 if __name__ == "__main__":

@@ -12,17 +12,20 @@ from bridge.domain.erasure import tombstone
 from bridge.domain.policy import PollPolicy
 from bridge.domain.receipts import Receipt
 from bridge.errors import ProviderError, RequestError
+from bridge.polling.answers import Recorder
+from bridge.polling.commits import Committer
 from bridge.polling.poll import Poller
+from bridge.polling.ports import Provider
 from bridge.polling.track import Tracker
 from tests.parts import Parts
 
 HOUR_MS = 3_600_000
 POLICY = PollPolicy(
     ages_ms=(1_000, 60_000, HOUR_MS),
+    overdue_ms=12 * HOUR_MS,
     give_up_ms=72 * HOUR_MS,
     keep_settled_ms=HOUR_MS,
     lease_ms=60_000,
-    calls_per_second=1_000,
 )
 
 
@@ -32,6 +35,9 @@ def receipt(phone: str = "18500000001", result: str = "Success", time: int = 1_7
 
 class Answer(msgspec.Struct, frozen=True):
     by_session: Mapping[str, Sequence[Receipt]]
+    skipped: int = 0
+    strangers: int = 0
+    unseen_results: frozenset[str] = frozenset()
 
 
 class Scripted:
@@ -57,14 +63,27 @@ class Scripted:
         return Answer({no: self.says.get(no, ()) for no in session_nos})
 
 
-def poller(parts: Parts, provider: Scripted, policy: PollPolicy = POLICY) -> Poller:
-    return Poller(
+def committer(parts: Parts) -> Committer:
+    return Committer(parts.sessions, parts.subscriptions, parts.clock)
+
+
+def recorder(parts: Parts, policy: PollPolicy = POLICY) -> Recorder:
+    return Recorder(
+        committer=committer(parts),
+        policy=policy,
+        chance=lambda: 0.5,
         tombstone=lambda phone: tombstone(bytes(32), phone),
+    )
+
+
+def poller(parts: Parts, provider: Provider, policy: PollPolicy = POLICY, *, calls_per_second: float = 1_000) -> Poller:
+    return Poller(
         sessions=parts.sessions,
-        registries=parts.subscriptions,
+        recorder=recorder(parts, policy),
         rate=parts.rate,
         clock=parts.clock,
-        provider=provider,
+        provider=lambda _account: provider,
+        calls_per_second=lambda _account: calls_per_second,
         policy=policy,
         chance=lambda: 0.5,
     )

@@ -14,6 +14,7 @@ from bridge.domain.commits import ABSENT, CommitResult, Write
 from bridge.domain.status import SessionState
 from bridge.domain.tracking import SessionRequest
 from bridge.errors import AccountError, BridgeError, TransientProviderError
+from bridge.polling.answers import Recorded
 from bridge.polling.poll import Step
 from bridge.store import keys
 from tests.parts import OPEN, SUB, Parts, subscription, until
@@ -107,7 +108,7 @@ def test_concurrent_polls_of_the_same_sessions_record_each_change_once(parts: Pa
     answer = {name: [receipt(), receipt("18500000002", "Fail")] for name in names}
     barrier = Barrier(6)
 
-    def apply(_number: int) -> Step:
+    def apply(_number: int) -> Recorded:
         polling = poller(parts, Scripted())
         barrier.wait(10)
         return polling.apply("default", stored, answer)
@@ -288,31 +289,30 @@ def test_pauses_grow_up_to_a_minute_and_begin_anew_after_a_success(parts: Parts)
     for failure in [DOWN] * 9 + [None, DOWN]:
         provider.failures.append(failure)
         pauses.append(polling.step("default").wait_ms)
-        parts.redis.delete(keys.paused("default"))
+        parts.redis.hdel(keys.rate("default"), "until")
         parts.make_due()
     assert pauses == [750, 1_500, 3_000, 6_000, 12_000, 24_000, 45_000, 45_000, 45_000, 0, 750]
 
 
-def test_an_account_that_is_refused_pauses_for_a_minute_and_loses_nothing(parts: Parts) -> None:
+def test_an_account_that_is_refused_is_probed_at_a_slow_pace_and_loses_nothing(parts: Parts) -> None:
     track(parts, "s1")
     provider = Scripted({"s1": [receipt()]})
     refused = AccountError("RetCode 171: signature", 171)
     provider.failures += [refused, refused]
     polling = poller(parts, provider)
-    for failures in (1, 2):
+    for failures, pause_ms in ((1, 45_000), (2, 90_000)):
         step = polling.step("default")
-        assert (step.wait_ms, step.failure, step.failures) == (60_000, refused, failures)
+        assert (step.wait_ms, step.failure, step.failures, step.first) == (pause_ms, refused, failures, failures == 1)
         assert parts.rate.paused("default")[2] == "RetCode 171: signature"
-        parts.redis.delete(keys.paused("default"))
+        parts.redis.hdel(keys.rate("default"), "until")
     assert state_of(parts, "s1").polled_ms == 0, "an outage is no word of the provider's"
     assert polling.step("default").changed == 1
 
 
 def test_an_account_at_its_rate_waits_and_claims_nothing(parts: Parts) -> None:
     track(parts, "s1")
-    slow = msgspec.structs.replace(POLICY, calls_per_second=0.01)
     assert parts.rate.take("default", 0.01) == 0
-    step = poller(parts, Scripted(), slow).step("default")
+    step = poller(parts, Scripted(), calls_per_second=0.01).step("default")
     assert (step.left, step.polled) == (1, 0)
     assert 90_000 < step.wait_ms <= 100_000
     assert parts.sessions.due_ms("default", "s1") == 1
@@ -389,7 +389,7 @@ def test_giving_up_needs_an_answer(parts: Parts) -> None:
     provider.failures.append(DOWN)
     polling = poller(parts, provider)
     assert polling.step("default").changed == 0
-    parts.redis.delete(keys.paused("default"))
+    parts.redis.hdel(keys.rate("default"), "until")
     assert polling.step("default").changed == 1
     (logged,) = parts.log.read("default")
     assert events.STATUSES[events.unpack(logged.record).status] == "no_receipt"

@@ -13,6 +13,7 @@ import pytest
 from bridge.domain.commits import CommitResult, Due, Entry, Write
 from bridge.domain.deliveries import Settlement
 from bridge.domain.outcome import Verdict
+from bridge.domain.packing import Wanted
 from bridge.errors import StoreUnreachable
 from bridge.store.client import Client
 from bridge.store.outcomes import Told
@@ -37,7 +38,7 @@ def afar(parts: Parts, proxy: Proxy) -> Iterator[Parts]:
     """The store's parts by way of the proxy, with their scripts known to the server."""
     made = through(parts, proxy)
     made.write("warm", entry("warm"), due=1)
-    made.sessions.claim("default", {0: 1}, 60_000)
+    made.claim_due({0: 1}, 60_000)
     (lane,) = made.take(MINE, "warm")
     made.queues.settle(MINE, {(SUB, lane.shard): [Settlement(lane, Verdict.ACCEPTED)]})
     parts.empty()
@@ -73,15 +74,17 @@ def test_a_claim_whose_reply_was_cut_gives_nothing_to_two(parts: Parts, afar: Pa
     """What it leased, and could not tell of, comes due again when its lease ends."""
     for number in range(12):
         parts.write(f"s{number}", due=1)
+    one_each = dict.fromkeys(range(SHARDS), Wanted(1, 0, 0))
+    lease_end_ms = parts.now_ms() + 60_000
     proxy.cut_after(after)
-    first = afar.sessions.claim("default", dict.fromkeys(range(SHARDS), 1), 60_000)[1]
-    second = parts.sessions.claim("default", dict.fromkeys(range(SHARDS), 99), 60_000)[1]
+    first = afar.sessions.claim("default", one_each, lease_end_ms, 0)[1]
+    second = parts.claim_due(dict.fromkeys(range(SHARDS), 99), 60_000)
 
     assert proxy.cuts == 1
     assert not set(first) & set(second)
     assert len(first) + len(second) == 12 - SHARDS, "a repeated claim leases the next ones"
     parts.make_due()
-    assert len(parts.sessions.claim("default", dict.fromkeys(range(SHARDS), 99), 60_000)[1]) == 12
+    assert len(parts.claim_due(dict.fromkeys(range(SHARDS), 99), 60_000)) == 12
 
 
 @pytest.mark.parametrize("after", CUTS)
@@ -106,7 +109,7 @@ def test_a_settlement_whose_reply_was_cut_applies_once(parts: Parts, afar: Parts
 def test_a_second_for_each_reply_is_waited_for(parts: Parts, afar: Parts, proxy: Proxy) -> None:
     proxy.delay_s = 1.0
     afar.write("s1", entry("s1"), due=1)
-    assert afar.sessions.claim("default", {parts.shard("s1"): 1}, 60_000)[1] == ["s1"]
+    assert afar.claim_due({parts.shard("s1"): 1}, 60_000) == ["s1"]
     (lane,) = afar.take(MINE, "s1")
     assert afar.queues.settle(MINE, {(SUB, lane.shard): [Settlement(lane, Verdict.ACCEPTED)]}) == {(SUB, lane.shard): 1}
     proxy.delay_s = 0.0

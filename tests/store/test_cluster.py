@@ -10,11 +10,13 @@ import msgspec
 import pytest
 
 from bridge.domain.breaker import Health
-from bridge.domain.commits import CommitResult, Due, Write
+from bridge.domain.commits import ABSENT, CommitResult, Due, Write
 from bridge.domain.deliveries import Part, Settlement
 from bridge.domain.events import unpack
 from bridge.domain.outcome import Verdict
+from bridge.domain.packing import Wanted
 from bridge.domain.policy import DEFAULT_LIMITS
+from bridge.domain.rate import Slowed
 from bridge.domain.subscriptions import Deliver
 from bridge.errors import BridgeError, IncompatibleStore, SettingsError, StoreUnreachable
 from bridge.store import keys
@@ -73,6 +75,27 @@ def listener(monkeypatch: pytest.MonkeyPatch) -> Listener:
     return made
 
 
+def _poll(parts: Parts) -> list[str]:
+    """What polls and those who look at sessions do; returns sessions that were claimed."""
+    lease_end_ms = parts.now_ms() + 60_000
+    wanted = dict.fromkeys(range(SHARDS), Wanted(1, 1, 9))
+    _, claimed = parts.sessions.claim("default", wanted, lease_end_ms, 60_000)
+    parts.sessions.reschedule("default", dict.fromkeys(claimed, 1), lease_end_ms)
+    parts.sessions.poll_now("default", [*claimed, "never"])
+    parts.sessions.demand("default", parts.now_ms(), 60_000)
+    parts.sessions.set_aside("default", list(claimed))
+    assert parts.sessions.damaged("default") == []
+    watched = [Write(f"w{number}", ABSENT, OPEN, 1, None, watch_ms=1_700_000_000_000) for number in range(12)]
+    parts.sessions.commit("default", watched)
+    while lists := parts.sessions.watched(parts.now_ms(), 2):
+        for one in lists:
+            parts.sessions.unwatch(one)
+    parts.rate.slow("default", Slowed(1.0, 1))
+    parts.rate.standing("default")
+    parts.rate.resume("default")
+    return list(claimed)
+
+
 def do_everything(parts: Parts) -> None:
     """Every script at least once, and the commands around them."""
     open_store(parts.client, SHARDS)
@@ -84,8 +107,7 @@ def do_everything(parts: Parts) -> None:
     parts.rate.pause("default", "down", 1_000)
     for number in range(12):
         parts.write(f"s{number}", *(entry(f"s{number}", f"1850000000{n}", sequence=1) for n in range(3)), due=1)
-    _, claimed = parts.sessions.claim("default", dict.fromkeys(range(SHARDS), 2), 60_000)
-    parts.sessions.reschedule("default", dict.fromkeys(claimed, 1))
+    claimed = _poll(parts)
     parts.sessions.drop_due("default", ["never", *claimed])
     parts.write("s1", expires_ms=1, due=Due.NONE)
     parts.sessions.expire(parts.now_ms(), 10)
@@ -215,7 +237,7 @@ def test_what_was_moved_is_found_and_every_master_is_asked_once_more_only(cluste
     before = errors(cluster, "MOVED")
     cluster.move_slot(slot_of_shard(shard), elsewhere(cluster, slot_of_shard(shard)))
 
-    assert store.sessions.claim("default", dict.fromkeys(range(SHARDS), 9), 60_000)[1] == ["s1"]
+    assert store.claim_due(dict.fromkeys(range(SHARDS), 9), 60_000) == ["s1"]
     assert errors(cluster, "MOVED") == before + 1
     assert len(store.take(MINE, "s1")) == 1
     assert errors(cluster, "MOVED") == before + 1
@@ -228,8 +250,9 @@ def test_a_conversation_repeats_only_what_was_moved(cluster: RealCluster, store:
         store.write(f"s{number}", due=1)
     shard = store.shard("s1")
     cluster.move_slot(slot_of_shard(shard), elsewhere(cluster, slot_of_shard(shard)))
+    lease_end_ms = store.now_ms() + 60_000
     claims = [
-        Call("claim_sessions", [keys.index(each), keys.due(each, "default")], ["p:default", 60_000, 1])
+        Call("claim_sessions", [keys.index(each), keys.due(each, "default")], ["p:default", lease_end_ms, 1, 0, 0, 0])
         for each in range(SHARDS)
     ]
 
@@ -239,8 +262,8 @@ def test_a_conversation_repeats_only_what_was_moved(cluster: RealCluster, store:
     claimed = [reply[1:] for reply in store.client.checked(claims, talk.replies) if isinstance(reply, list)]
     talk.close()
 
-    assert [len(one) for one in claimed] == [1] * SHARDS
-    left = store.sessions.claim("default", dict.fromkeys(range(SHARDS), 99), 60_000)[1]
+    assert [len(one) for one in claimed] == [2] * SHARDS, "a session, and when it was due"
+    left = store.claim_due(dict.fromkeys(range(SHARDS), 99), 60_000)
     assert len(left) == 12 - SHARDS
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from bridge.domain.rate import Slowed
 from bridge.store import keys
-from bridge.store.index import Clock
+from bridge.store.index import Clock, Standing
 from tests.parts import SUB, Parts, entry, until
 
 
@@ -76,16 +77,45 @@ def test_a_bucket_survives_a_server_whose_clock_was_set_back(parts: Parts) -> No
     until(lambda: parts.rate.take("default", 100) == 0)
 
 
-def test_pauses_count_until_a_success(parts: Parts) -> None:
-    assert parts.rate.paused("default") == (0, 0, "")
-    assert parts.rate.pause("default", "timed out", 60_000) == 1
-    assert parts.rate.pause("default", "timed out again", 60_000) == 2
-    left_ms, failures, reason = parts.rate.paused("default")
-    assert 0 < left_ms <= 60_000
-    assert (failures, reason) == (2, "timed out again")
-    assert parts.rate.paused("other") == (0, 0, "")
+def test_failures_count_until_a_success(parts: Parts) -> None:
+    assert parts.rate.standing("default") == Standing()
+    before_ms = parts.now_ms()
+    assert parts.rate.pause("default", "timed out", 20) == (1, False)
+    until(lambda: parts.rate.standing("default").pause_ms == 0)
+    assert parts.rate.pause("default", "timed out again", 60_000) == (2, False)
+    one = parts.rate.standing("default")
+    assert 0 < one.pause_ms <= 60_000
+    assert (one.failures, one.reason, one.refused) == (2, "timed out again", False)
+    assert before_ms <= one.since_ms <= parts.now_ms()
+    assert parts.rate.paused("default")[1:] == (2, "timed out again")
+    assert parts.rate.standing("other") == Standing()
     parts.rate.resume("default")
+    assert parts.rate.standing("default") == Standing()
     assert parts.rate.paused("default") == (0, 0, "")
+
+
+def test_calls_that_fail_together_are_one_failure(parts: Parts) -> None:
+    """Sixteen under way when the provider goes down: the pause is that of one failure, not of sixteen."""
+    told = [parts.rate.pause("default", "down", 60_000) for _ in range(16)]
+    assert told == [(1, False)] * 16
+
+
+def test_that_the_account_is_refused_is_first_said_once_an_outage(parts: Parts) -> None:
+    parts.rate.pause("default", "timed out", 60_000)
+    assert parts.rate.pause("default", "RetCode 171", 60_000, refused=True) == (2, True)
+    assert parts.rate.pause("default", "RetCode 171", 60_000, refused=True) == (2, False)
+    assert parts.rate.standing("default").refused
+    assert parts.rate.standing("default").reason == "RetCode 171"
+    parts.rate.resume("default")
+    assert parts.rate.pause("default", "RetCode 171", 60_000, refused=True) == (1, True)
+
+
+def test_what_an_account_was_slowed_to_is_kept(parts: Parts) -> None:
+    parts.rate.take("default", 5)
+    parts.rate.slow("default", Slowed(0.1 + 0.2, 77))
+    assert parts.rate.standing("default").slowed == Slowed(0.1 + 0.2, 77)
+    parts.rate.resume("default")
+    assert parts.rate.standing("default").slowed == Slowed(0.1 + 0.2, 77), "that is not forgotten by a success"
 
 
 def test_a_pause_that_is_over_still_counts(parts: Parts) -> None:

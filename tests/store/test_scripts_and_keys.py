@@ -13,6 +13,7 @@ import redis
 from redis.exceptions import RedisClusterException
 
 from bridge.domain.breaker import Health
+from bridge.domain.commits import ABSENT, Write
 from bridge.domain.deliveries import FailedAttempt, Part, Settlement
 from bridge.domain.outcome import Verdict
 from bridge.errors import BridgeError, IncompatibleStore, StoreUnreachable
@@ -21,7 +22,7 @@ from bridge.store.client import Call, Client, open_store, script, translated
 from bridge.store.server import EmbeddedServer
 from bridge.store.wire import UNSERVED
 from tests.catalogue import catalogue, fault_of
-from tests.parts import PHONE, SHARDS, Parts, entry, subscription
+from tests.parts import OPEN, PHONE, SHARDS, Parts, entry, subscription
 
 SCRIPTS = sorted(file.name for file in files("bridge.store").joinpath("lua").iterdir() if file.name.endswith(".lua"))
 
@@ -74,6 +75,8 @@ def test_every_kind_of_key_is_in_the_catalogue(parts: Parts) -> None:
     parts.attempts.add([("sub_a", FailedAttempt(1, "evt_a", 1, 500, 1, "", b"", b""))])
     parts.rate.take("default", 5)
     parts.rate.pause("default", "down", 1_000)
+    parts.sessions.set_aside("default", ["s1"])
+    parts.sessions.commit("default", [Write("s9", ABSENT, OPEN, 1, None, watch_ms=1_700_000_000_000)])
     parts.write("s1", entry("s1", sequence=1), entry("s1", "18500000002"))
     parts.write("s2", expires_ms=9)
     (first, second) = parts.take(b"t" * 16, "s1")
@@ -105,14 +108,16 @@ def test_of_several_calls_only_the_forgotten_ones_are_sent_again(parts: Parts) -
     """claim_sessions is known, take_token is not: the first call must not run twice."""
     parts.write("s1", due=1)
     parts.redis.script_flush()
-    parts.sessions.claim("nobody", {0: 1}, 1_000)
+    parts.claim_due({0: 1}, 1_000, "nobody")
     due = keys.due(parts.shard("s1"), "default")
 
-    claim = Call("claim_sessions", [keys.index(parts.shard("s1")), due], ["p:default", 60_000, 1])
+    claim = Call(
+        "claim_sessions", [keys.index(parts.shard("s1")), due], ["p:default", parts.now_ms() + 60_000, 1, 0, 0, 0]
+    )
     claimed, wait_ms = parts.client.run([claim, Call("take_token", [keys.rate("default")], ["5", "5"])])
 
     assert isinstance(claimed, list)
-    assert claimed[1:] == [b"s1"]
+    assert claimed[1:] == [b"s1", b"1"]
     assert wait_ms == 0
 
 
@@ -124,7 +129,7 @@ def test_a_restarted_server_goes_on_where_it_was(tmp_path: Path) -> None:
         parts.write("s1", entry("s1"), due=1)
     password = unquote(where.password or "")
     with EmbeddedServer(tmp_path, durable=True, port=where.port, password=password):
-        assert parts.sessions.claim("default", {parts.shard("s1"): 10}, 60_000)[1] == ["s1"]
+        assert parts.claim_due({parts.shard("s1"): 10}, 60_000) == ["s1"]
         (lane,) = parts.take(b"t" * 16, "s1")
         assert parts.log.fetch("default", {lane.shard: [lane.position]})
         parts.assert_index_is_right()
@@ -191,7 +196,7 @@ def test_memory_that_is_short_is_named_and_deliveries_go_on(tmp_path: Path) -> N
         parts.redis.config_set("maxmemory", "1")
         with pytest.raises(BridgeError, match="maxmemory"):
             parts.write("s2", entry("s2"), due=1)
-        assert parts.sessions.claim("default", {parts.shard("s1"): 1}, 60_000)[1] == ["s1"]
+        assert parts.claim_due({parts.shard("s1"): 1}, 60_000) == ["s1"]
         assert len(parts.take(b"t" * 16, "s1")) == 1
         parts.redis.config_set("maxmemory", "0")
         assert parts.sessions.read("default", ["s2"])["s2"].state is None

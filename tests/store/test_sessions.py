@@ -7,12 +7,20 @@ from concurrent.futures import ThreadPoolExecutor
 from threading import Barrier
 from typing import TypeVar
 
+import msgspec
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
 from bridge.domain import events
-from bridge.domain.commits import ABSENT, CommitResult, Due, Stored, Write
-from bridge.domain.status import SessionState
+from bridge.domain.commits import ABSENT, CommitResult, Due, Stored, Watched, Write
+from bridge.domain.packing import Wanted
+from bridge.domain.polls import Outcome, PollNote, noted
+from bridge.domain.rate import Demand
+from bridge.domain.status import PhoneState, SessionState
 from bridge.store import keys
 from bridge.store.client import Argument, Call
-from bridge.store.sessions import SessionStore
+from bridge.store.sessions import SessionStore, unpack
 from tests.parts import OPEN, PHONE, SHARDS, SUB, Parts, entry, subscription, until
 
 HOUR_MS = 3_600_000
@@ -171,13 +179,13 @@ def test_a_registry_that_changed_meanwhile_is_refused_whole(parts: Parts) -> Non
 def test_a_lease_hides_a_session_until_its_end(parts: Parts) -> None:
     parts.write("s1", due=1)
     shard = parts.shard("s1")
-    now_ms, claimed = parts.sessions.claim("default", {shard: 10}, 300)
-    assert claimed == ["s1"]
-    assert parts.sessions.claim("default", {shard: 10}, 300)[1] == []
-    assert parts.sessions.due_ms("default", "s1") == now_ms + 300
+    end_ms = parts.now_ms() + 300
+    assert parts.sessions.claim("default", {shard: Wanted(10, 0, 0)}, end_ms, 0)[1] == {"s1": 1}
+    assert parts.claim_due({shard: 10}, 300) == []
+    assert parts.sessions.due_ms("default", "s1") == end_ms
     parts.assert_index_is_right()
     # Nobody finished it, as after a crash.
-    until(lambda: parts.sessions.claim("default", {shard: 10}, HOUR_MS)[1] == ["s1"])
+    until(lambda: parts.claim_due({shard: 10}, HOUR_MS) == ["s1"])
 
 
 def test_claims_take_the_longest_due_first_and_no_more_than_wanted(parts: Parts) -> None:
@@ -187,8 +195,8 @@ def test_claims_take_the_longest_due_first_and_no_more_than_wanted(parts: Parts)
     shard = parts.shard("s0")
     here = [name for name in names if parts.shard(name) == shard]
 
-    assert parts.sessions.claim("default", {shard: 3}, HOUR_MS)[1] == here[:3]
-    assert parts.sessions.claim("default", {shard: 0}, HOUR_MS)[1] == []
+    assert parts.claim_due({shard: 3}, HOUR_MS) == here[:3]
+    assert parts.claim_due({shard: 0}, HOUR_MS) == []
     counts = parts.sessions.due_counts("default", parts.now_ms())
     assert counts[shard] == len(here) - 3
     assert sum(counts) == len(names) - 3
@@ -200,7 +208,7 @@ def test_concurrent_claims_never_hand_out_a_session_twice(parts: Parts) -> None:
 
     def claim(_number: int) -> list[str]:
         mine: list[str] = []
-        while got := parts.sessions.claim("default", dict.fromkeys(range(SHARDS), 7), HOUR_MS)[1]:
+        while got := parts.claim_due(dict.fromkeys(range(SHARDS), 7), HOUR_MS):
             mine += got
         return mine
 
@@ -210,10 +218,14 @@ def test_concurrent_claims_never_hand_out_a_session_twice(parts: Parts) -> None:
 
 
 def test_rescheduling_moves_what_is_due_and_revives_nothing(parts: Parts) -> None:
-    parts.write("s1", due=1)
+    for name in ("s1", "s2", "s4"):
+        parts.write(name, due=1)
+    lease_end_ms = parts.now_ms() + HOUR_MS
+    parts.sessions.claim("default", dict.fromkeys(range(SHARDS), Wanted(9, 0, 0)), lease_end_ms, 0)
     parts.write("s2", due=Due.NONE)
-    parts.sessions.reschedule("default", {"s1": 77, "s2": 88, "s3": 99})
-    assert [parts.sessions.due_ms("default", name) for name in ("s1", "s2", "s3")] == [77, None, None]
+    parts.write("s4", due=4)
+    parts.sessions.reschedule("default", {"s1": 77, "s2": 88, "s3": 99, "s4": 5}, lease_end_ms)
+    assert [parts.sessions.due_ms("default", name) for name in ("s1", "s2", "s3", "s4")] == [77, None, None, 4]
     parts.assert_index_is_right()
 
 
@@ -224,7 +236,7 @@ def test_what_does_not_exist_is_forgotten_with_its_place_in_the_index(parts: Par
     was due: the tick woke a poll each second, and each poll the next, for ever. Now one script does both.
     """
     parts.write("s1", due=1)
-    parts.sessions.claim("default", {parts.shard("s1"): 1}, 1)
+    parts.claim_due({parts.shard("s1"): 1}, 1)
     parts.redis.delete(keys.session(parts.shard("s1"), "default", "s1"))
 
     parts.sessions.drop_due("default", ["s1"])
@@ -293,3 +305,120 @@ def test_accounts_do_not_see_each_other(parts: Parts) -> None:
     assert store.read("b", ["s1"])["s1"].state is None
     assert sum(store.due_counts("b", parts.now_ms())) == 0
     assert not list(parts.log.read("b"))
+
+
+def test_the_last_polls_of_a_session_are_told(parts: Parts) -> None:
+    notes = noted(noted(b"", 0, 5_000, Outcome.EMPTY), 0, 65_000, Outcome.CHANGED)
+    parts.write("s1", state=msgspec.structs.replace(OPEN, tracked_ms=0, notes=notes))
+    assert parts.sessions.polls("default", "s1") == [PollNote(5_000, "no receipts"), PollNote(65_000, "changed")]
+    assert parts.sessions.polls("default", "s2") == []
+
+
+def test_a_session_of_the_release_before_is_read(parts: Parts) -> None:
+    """It had neither notes nor segments, nor what follows them."""
+    before = [1, 2, 3, 0, 1, [], [["18500000001", "", 2, 1, 77, 88, True]], "", ""]
+    parts.redis.set(keys.session(parts.shard("s1"), "default", "s1"), b"vers" + msgspec.msgpack.encode(before))
+    state = parts.sessions.read("default", ["s1"])["s1"].state
+    assert state == SessionState(1, 2, 3, 0, 1, (), (PhoneState("18500000001", "", 2, 1, 77, 88, True),))
+
+
+def test_a_claim_takes_the_oldest_the_newest_and_what_comes_due_soon_each_once(parts: Parts) -> None:
+    now_ms = parts.now_ms()
+    dues = {f"s{number}": number for number in range(1, 41)} | {"soon": now_ms + HOUR_MS, "late": now_ms + 3 * HOUR_MS}
+    one_shard = SessionStore(parts.client, 1)
+    one_shard.commit("default", [Write(name, ABSENT, OPEN, due, None) for name, due in dues.items()])
+
+    _, claimed = one_shard.claim("default", {0: Wanted(2, 3, 5)}, now_ms + 60_000, 2 * HOUR_MS)
+
+    assert claimed == {name: dues[name] for name in ("s1", "s2", "s40", "s39", "s38", "soon")}
+    _, rest = one_shard.claim("default", {0: Wanted(40, 40, 9)}, now_ms + 60_000, 2 * HOUR_MS)
+    assert sorted(rest) == sorted(dues.keys() - claimed.keys() - {"late"})
+
+
+def test_sessions_are_made_due_now_whatever_they_were(parts: Parts) -> None:
+    parts.write("open", due=parts.now_ms() + HOUR_MS)
+    parts.write("settled", due=Due.NONE, expires_ms=parts.now_ms() + HOUR_MS)
+    before = parts.now_ms()
+    assert parts.sessions.poll_now("default", ["open", "settled", "gone", "open"]) == {"open", "settled"}
+    for name in ("open", "settled"):
+        assert before <= (parts.sessions.due_ms("default", name) or 0) <= parts.now_ms()
+    assert parts.sessions.due_ms("default", "gone") is None
+    parts.assert_index_is_right()
+
+
+def test_what_is_asked_for_is_measured(parts: Parts) -> None:
+    now_ms = parts.now_ms()
+    assert parts.sessions.demand("default", now_ms, 60_000) == Demand(0, 0, 0, 60_000)
+    for name, due in (("a", now_ms - 5_000), ("b", now_ms - 1), ("c", now_ms + 59_000), ("d", now_ms + 61_000)):
+        parts.write(name, due=due)
+    assert parts.sessions.demand("default", now_ms, 60_000) == Demand(2, 5_000, 1, 60_000)
+
+
+def test_a_session_that_cannot_be_read_is_damaged_and_takes_no_other_with_it(parts: Parts) -> None:
+    names = ["s1", "s2", "s3", "s4"]
+    for name in names:
+        parts.write(name, due=1)
+    for name, value in (("s1", b"vers\xff\xff"), ("s2", b""), ("s3", b"ver")):
+        parts.redis.set(keys.session(parts.shard(name), "default", name), value)
+
+    found = parts.sessions.read("default", names)
+    assert [found[name].damaged for name in names] == [True, True, True, False]
+    assert [name for name, _ in parts.sessions.scan("default")] == ["s4"]
+
+    parts.sessions.set_aside("default", names)
+    assert parts.sessions.damaged("default") == ["s1", "s2", "s3"]
+    parts.write("s1")
+    parts.redis.delete(keys.session(parts.shard("s2"), "default", "s2"))
+    assert parts.sessions.damaged("default") == ["s3"]
+
+
+def test_sessions_to_be_looked_at_come_by_their_time_and_go_once_they_were(parts: Parts) -> None:
+    store = SessionStore(parts.client, 1)
+    hour = 1_700_000_000_000
+    writes = [Write(f"s{number}", ABSENT, OPEN, 1, None, watch_ms=hour + number // 3) for number in range(5)]
+    store.commit("default", writes)
+
+    assert store.watched(hour - 1, 10) == []
+    assert store.watched(hour, 2) == [Watched(0, "default", hour, ("s0", "s1"))]
+    (first,) = store.watched(hour + 9, 2)
+    store.unwatch(first)
+    store.unwatch(first)  # somebody else looked at the same ones
+    (second,) = store.watched(hour + 9, 2)
+    assert second == Watched(0, "default", hour, ("s2",))
+    store.unwatch(second)
+    (third,) = store.watched(hour + 9, 10)
+    assert third == Watched(0, "default", hour + 1, ("s3", "s4"))
+    store.unwatch(third)
+    assert store.watched(hour + 9, 10) == []
+    assert not parts.redis.keys("u{0}:watch*")
+
+
+def test_a_list_that_vanished_is_no_longer_looked_for(parts: Parts) -> None:
+    parts.redis.zadd(keys.watches(0), {"default:1700000000000": 1})
+    (empty,) = parts.sessions.watched(2, 10)
+    assert empty.session_nos == ()
+    parts.sessions.unwatch(empty)
+    assert parts.sessions.watched(2, 10) == []
+
+
+@settings(max_examples=500, deadline=None)
+@given(st.binary(max_size=80), st.integers(0, 60))
+def test_no_bytes_are_more_than_damaged(noise: bytes, at: int) -> None:
+    """Neither alone nor in the midst of a session that was whole."""
+    whole = b"vers" + msgspec.msgpack.encode(SessionState(1, 2, phones=(PhoneState("1", "u", 2, 1, 3, 4, True),)))
+    for value in (noise, whole[:at] + noise + whole[at:], whole[:at] + noise):
+        one = unpack(value)
+        assert one.damaged == (one.state is None)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        SessionState(-1, 2),
+        SessionState(1 << 60, 2),
+        SessionState(1, 2, phones=(PhoneState("1", "u", 7, 1, 3, 4, True),)),
+        SessionState(1, 2, phones=(PhoneState("1", "u", -1, 1, 3, 4, True),)),
+    ],
+)
+def test_what_no_rule_could_take_is_damaged(wrong: SessionState) -> None:
+    assert unpack(b"vers" + msgspec.msgpack.encode(wrong)).damaged

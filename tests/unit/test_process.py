@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+import msgspec
 import pytest
 import structlog
 from celery.exceptions import Reject
@@ -13,9 +14,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import tasks.app
+import tasks.process
 from bridge import lifecycle
+from bridge.cli.receiver import Answer, Request
+from bridge.cli.receiver import Receiver as VerifyingReceiver
 from bridge.domain.commits import Due
-from bridge.domain.subscriptions import Deliver, Subscription
+from bridge.domain.subscriptions import Deliver, Options, Subscription
 from bridge.errors import AccountError, StoreUnreachable
 from bridge.store import keys
 from bridge.store.secrets import SecretBox
@@ -24,7 +28,7 @@ from bridge.wiring import Bridge
 from tasks.process import Process
 from tests.delivery.slices import Receiver, publish, subscribe
 from tests.hostile import once, serving
-from tests.parts import Parts, entry
+from tests.parts import Parts, entry, until
 from tests.polling.scripted import Scripted, receipt
 from tests.servers import bridge_on, environ_for
 
@@ -182,6 +186,12 @@ def test_a_tick_wakes_what_is_due_once(desk: Desk, log: Parts) -> None:
     log.write("s1", entry("s1"), due=1)
     log.write("s2", entry("s2"), due=1)
     log.write("s3", due=1, account="other")
+
+    def all_are_woken() -> bool:
+        desk.process.tick()
+        return len(desk.sent) == 3
+
+    until(all_are_woken)  # the process's clock may be a millisecond behind the server's, which has set the due times
     for _ in range(3):
         desk.process.tick()
     assert sorted(desk.sent) == [("bridge.deliver", ()), ("bridge.poll", ("default",)), ("bridge.poll", ("other",))]
@@ -247,7 +257,102 @@ def test_a_refused_account_sleeps_for_its_pause(desk: Desk, log: Parts) -> None:
     assert desk.sent == []
     desk.process.tick()
     assert desk.sent == [], "nobody is woken before the pause is over"
-    assert 50_000 < int(str(log.redis.pttl(keys.wake("poll:default")))) <= 60_000
+    assert 20_000 < int(str(log.redis.pttl(keys.wake("poll:default")))) <= 60_000
+
+
+def test_a_call_that_hangs_keeps_no_other_session_waiting(
+    desk: Desk, log: Parts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Fault: when a task's time was over it waited for its calls, and so did every session that came due meanwhile."""
+    monkeypatch.setattr(tasks.process, "_POLL_BUDGET_S", 0.2)
+    log.write("s1", due=1)
+    done: list[str] = []
+
+    def hang() -> None:
+        if not done:
+            done.append("hanging")
+            log.write("s2", due=log.now_ms() + 300)
+            until(lambda: ("bridge.poll", ("default",)) in desk.sent)
+            desk.process.poll("default")  # as another thread of the worker does
+            done.append(str(desk.provider.asked[-1]))
+
+    desk.provider.meanwhile = hang
+    desk.process.poll("default")
+    assert done == ["hanging", "['s2']"]
+    assert desk.sent.count(("bridge.poll", ("default",))) == 1
+
+
+def test_a_completed_session_is_told_by_a_signed_callback(desk: Desk, log: Parts) -> None:
+    bodies: list[dict[str, object]] = []
+
+    def respond(request: Request) -> Answer:
+        bodies.append(json.loads(request.body))
+        return Answer(status=204)
+
+    with VerifyingReceiver(respond=respond) as receiver:
+        one, secret, _ = desk.bridge.subscribe(receiver.url, options=Options(types=("sms.session.completed",)))
+        receiver.set_secret(secret)
+        name = one.id
+        desk.process.track([{"session_no": f"s{number}", "phone_count": 1} for number in range(20)], "default")
+        desk.provider.says = {f"s{number}": [receipt()] for number in range(20)}
+        log.make_due()
+        desk.process.poll("default")
+        desk.process.deliver()
+    assert receiver.counts.bad_signatures == 0
+    assert [body["type"] for body in bodies] == ["sms.session.completed"] * 20
+    assert len({body["id"] for body in bodies}) == 20
+    assert desk.bridge.queues.lengths([name]) == {name: 0}
+
+
+def test_an_outage_of_the_account_is_one_error_and_its_end_is_said(desk: Desk, log: Parts) -> None:
+    log.write("s1", due=1)
+    desk.provider.failures += [AccountError("RetCode 171", 171)] * 3
+    with structlog.testing.capture_logs() as lines:
+        for _ in range(4):
+            desk.process.poll("default")
+            log.redis.hdel(keys.rate("default"), "until")
+    said = [(line["log_level"], line["event"]) for line in lines if line["log_level"] != "debug"]
+    assert said == [
+        ("error", "account refused by the provider; it is not polled"),
+        ("warning", "polling paused"),
+        ("warning", "polling paused"),
+        ("info", "polling resumed"),
+    ]
+
+
+def test_what_no_document_names_is_said_once(desk: Desk, log: Parts) -> None:
+    fetch = desk.provider.fetch_receipts
+
+    def strange(session_nos: Sequence[str]) -> object:
+        return msgspec.structs.replace(fetch(session_nos), unseen_results=frozenset({"Teleported"}), skipped=1)
+
+    desk.provider.fetch_receipts = strange  # type: ignore[method-assign,assignment]
+    with structlog.testing.capture_logs() as lines:
+        for _ in range(3):
+            log.write("s1", due=1)
+            desk.process.poll("default")
+    assert [line["result"] for line in lines if "result" in line] == ["Teleported"]
+    assert [line["skipped"] for line in lines if "skipped" in line] == [1, 1, 1]
+
+
+def test_overdue_sessions_are_told_by_the_clock_while_the_account_sleeps(desk: Desk, log: Parts) -> None:
+    name = subscribe(desk.bridge, "http://127.0.0.1:9009/")
+    desk.bridge.subscriptions.update(name, lambda one: msgspec.structs.replace(one, types=("sms.session.overdue",)))
+    long_ago = (desk.bridge.clock.now_ms() - 20 * HOUR_MS) // 1000
+    desk.process.track([{"session_no": f"s{number}", "sent_at": long_ago} for number in range(30)], "default")
+    log.make_due()
+    desk.provider.failures.append(AccountError("RetCode 171", 171))
+    desk.process.poll("default")
+    desk.sent.clear()
+    desk.process.trim()
+    assert desk.sent == [], "they were tracked a moment ago: the first poll has a minute"
+
+    desk.bridge.clock.note(log.now_ms() + 125_000)
+    desk.process.trim()
+    assert desk.sent == [("bridge.deliver", ())]
+    assert desk.bridge.queues.lengths([name]) == {name: 30}
+    desk.process.trim()
+    assert desk.bridge.queues.lengths([name]) == {name: 30}
 
 
 def test_a_poll_that_fails_leaves_nobody_asleep(desk: Desk, log: Parts) -> None:

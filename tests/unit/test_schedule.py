@@ -4,13 +4,14 @@ import random
 from collections.abc import Sequence
 from itertools import accumulate, pairwise
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from bridge.domain.durations import parse_durations_ms
 from bridge.domain.receipts import Receipt
-from bridge.domain.schedule import first_poll_ms, next_poll_ms
+from bridge.domain.schedule import first_poll_ms, next_poll_ms, refused_poll_ms, rides_along
 from bridge.domain.status import OPEN_SESSION_AGES_MS, SessionState, track, transition
 from bridge.domain.tracking import SessionRequest
 
@@ -215,3 +216,45 @@ def test_a_usual_mix_of_sessions_needs_few_polls(phone_count: int | None, most: 
             polls.append(polls_of(sent(phone_count), AGES, GIVE_UP, at_s, chance))
     assert len(polls) == 3000
     assert sum(polls) / len(polls) <= most
+
+
+def polled(age_ms: int, state: SessionState | None = None) -> SessionState:
+    return transition(state or sent(), [], NOW + age_ms, 100 * DAY).state
+
+
+def test_a_session_rides_along_when_asking_now_counts_as_the_poll_that_is_due_soon() -> None:
+    state = polled(20 * MINUTE)
+    due_ms = NOW + 40 * MINUTE
+    assert rides_along(state, AGES, due_ms, NOW + 39 * MINUTE)
+    assert not rides_along(state, AGES, due_ms, NOW + 37 * MINUTE), "more than 5 % of its age ahead"
+    early = NOW + 36 * MINUTE + SECOND
+    assert not rides_along(state, AGES, early + 2 * MINUTE, early - 2 * SECOND), "it would be asked again at 40 min"
+    assert rides_along(state, AGES, early + MINUTE, early)
+
+
+@given(st.integers(0, 60 * HOUR), st.integers(0, HOUR), st.floats(0, 1, exclude_max=True))
+def test_riding_along_saves_the_poll_that_was_due(polled_age: int, ahead: int, chance: float) -> None:
+    """After it the next poll is the one after that, not the same once more."""
+    state = polled(polled_age)
+    due_ms = next_poll_ms(state, AGES, 100 * DAY, NOW + polled_age, chance)
+    assert due_ms is not None
+    now_ms = max(NOW + polled_age + 1, due_ms - ahead)
+    if rides_along(state, AGES, due_ms, now_ms):
+        after = polled(now_ms - NOW, state)
+        step_after = next((step for step in AGES if step * 0.9 > now_ms - NOW), None)
+        next_ms = next_poll_ms(after, AGES, 100 * DAY, now_ms, chance)
+        assert next_ms is not None
+        assert step_after is None or next_ms - NOW >= step_after * 0.9
+        assert step_after is None or next_ms > due_ms
+
+
+def test_one_in_quarantine_spoils_no_call_by_riding_along() -> None:
+    state = msgspec.structs.replace(polled(20 * MINUTE), refused="RetCode 18001")
+    assert not rides_along(state, AGES, NOW + 40 * MINUTE, NOW + 39 * MINUTE)
+
+
+@pytest.mark.parametrize(("age", "wait"), [(MINUTE, HOUR), (10 * HOUR, 5 * HOUR), (30 * DAY, DAY)])
+def test_a_refused_session_is_asked_for_at_a_slow_pace(age: int, wait: int) -> None:
+    for chance in EDGES:
+        pause = refused_poll_ms(sent(), NOW + age, chance) - NOW - age
+        assert 0.9 * wait <= pause <= 1.1 * wait

@@ -67,6 +67,7 @@ def test_every_setting_is_read_from_its_variable() -> None:
         "BRIDGE_PROVIDER_RATE": "0.5",
         "BRIDGE_PROVIDER_TIMEOUT": "10s",
         "BRIDGE_POLL_SCHEDULE": "1s, 2s",
+        "BRIDGE_OVERDUE_AFTER": "30m",
         "BRIDGE_GIVE_UP_AFTER": "1h",
         "BRIDGE_KEEP_SETTLED": "2h",
         "BRIDGE_KEEP_EVENTS": "3h",

@@ -305,4 +305,6 @@ def test_no_size_of_a_time_the_wire_lets_through_raises() -> None:
 
 def test_a_phone_state_says_what_set_it_and_when() -> None:
     state = answer(tracked(P), receipt(P_BARE, time=77, user_id="a"), after_ms=HOUR).state
-    assert state.phones == (PhoneState(P_BARE, "a", int(Status.DELIVERED), 1, 77, NOW + HOUR, expected=True),)
+    assert state.phones == (
+        PhoneState(P_BARE, "a", int(Status.DELIVERED), 1, 77, NOW + HOUR, expected=True, segments=1),
+    )

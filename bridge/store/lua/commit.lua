@@ -1,8 +1,8 @@
 #!lua
 -- Write sessions of one shard and account, each with its events, its subscriptions' queues and its next due time.
 --
--- KEYS  1 index  2 registry  3 expiry  4 due  5 log
---       6… session keys, lane buckets, and of each subscription queue, counts, dead letters and state: by their
+-- KEYS  1 index  2 registry  3 expiry  4 due  5 log  6 watches
+--       7… session keys, lane buckets, lists of sessions to look at, and of each subscription queue, counts, dead letters and state: by their
 --         place here
 -- ARGV  1 account's index member
 --       2 expected registry version, "" to write whatever it is
@@ -13,7 +13,9 @@
 --           session key's place, SessionNo, account:SessionNo,
 --           expected version (4 bytes, "" if the session must not exist), new value,
 --           next due (Unix ms; "" none, "keep" the present one, or now where there is none),
---           expiry (Unix ms; "" none), number of events, then for each:
+--           expiry (Unix ms; "" none, "keep" as it is),
+--           place of the list to be looked at in ("" none) and, of one, its member among the watches and its time,
+--           number of events, then for each:
 --             record, number of routes, then for each:
 --               subscription (from 1), bucket key's place, lane (8 bytes)
 --
@@ -57,7 +59,10 @@ for i = 1, tonumber(take()) do
 end
 for i = 1, tonumber(take()) do
   local s = {key = KEYS[tonumber(take())], no = take(), member = take(), version = take(), value = take(),
-             due = take(), expiry = take(), events = {}}
+             due = take(), expiry = take(), watch = take(), events = {}}
+  if s.watch ~= '' then
+    s.watch, s.watch_member, s.watch_at = KEYS[tonumber(s.watch)], take(), take()
+  end
   local current = redis.call('GET', s.key)
   s.ok = (current and string.sub(current, 1, 4) or '') == s.version
   for e = 1, tonumber(take()) do
@@ -76,6 +81,7 @@ for i = 1, tonumber(take()) do
   result[i + 1] = s.ok and 0 or 1
 end
 
+local watched = {}
 for _, s in ipairs(plan) do
   if s.ok then
     redis.call('SET', s.key, s.value)
@@ -88,8 +94,15 @@ for _, s in ipairs(plan) do
     end
     if s.expiry == '' then
       redis.call('ZREM', KEYS[3], s.member)
-    else
+    elseif s.expiry ~= 'keep' then
       redis.call('ZADD', KEYS[3], s.expiry, s.member)
+    end
+    if s.watch ~= '' then
+      redis.call('RPUSH', s.watch, s.no)
+      if not watched[s.watch] then
+        watched[s.watch] = true
+        redis.call('ZADD', KEYS[6], s.watch_at, s.watch_member)
+      end
     end
     for _, event in ipairs(s.events) do
       local ms, seq = string.match(redis.call('XADD', KEYS[5], '*', 'r', event.record), '^(%d+)-(%d+)$')
