@@ -12,7 +12,7 @@ import os
 import re
 import threading
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import partial
@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
 from bridge.domain.server_urls import BrokerAddress, broker_address, safe_url
-from bridge.domain.tracking import SessionRequest, is_account, parse_items, to_wire
+from bridge.domain.tracking import is_account, parse_items, to_wire
 from bridge.errors import BrokerUnreachable, SettingsError, UsageError
 
 if TYPE_CHECKING:
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 TASK = "bridge.track"
 QUEUE = "bridge.track"
+_POLL = "bridge.poll"  # the name of both the task and its queue
 WITHIN_S = 4.8
 """The promise is 5 s; the rest is for starting the thread on a busy machine."""
 
@@ -51,10 +52,31 @@ def track(items: object, account: str = "default", *, broker_url: str | None = N
     requests = parse_items(items)
     if not is_account(str(account)):
         raise UsageError("account: give 1 to 32 of the characters a-z, 0-9, _ and -")
-    address = _address(broker_url)
+    return _send(
+        broker_url,
+        TASK,
+        QUEUE,
+        args=[[to_wire(request) for request in requests]],
+        kwargs={"account": account},
+        # They travel in the message's headers, where Flower and logs would show them: the default is the items.
+        argsrepr=f"[{len(requests)} sessions]",
+        kwargsrepr=f"{{'account': '{account}'}}",
+    )
+
+
+def ask_for_poll(account: str, *, broker_url: str) -> None:
+    """Have a worker poll what is due of an account: a hint, which may be lost or repeated.
+
+    Raises BrokerUnreachable within 5 s.
+    """
+    _send(broker_url, _POLL, _POLL, args=[account])
+
+
+def _send(given_url: str | None, task: str, queue: str, **message: object) -> str:
+    address = _address(given_url)
     broker = _broker(address)
     try:
-        return _within(WITHIN_S, partial(_publish, broker, requests, account))
+        return _within(WITHIN_S, partial(_publish, broker, task, queue, message))
     except Exception as error:  # noqa: BLE001 - redis, amqp, socket and kombu share no base class, and name passwords
         raise BrokerUnreachable(_reason(error, address)) from None
 
@@ -106,7 +128,7 @@ def _connectable(address: BrokerAddress) -> _Broker:
     app.conf.update(
         task_serializer="json",
         accept_content=["json"],
-        task_queues=[Queue(QUEUE, Exchange(QUEUE), routing_key=QUEUE)],
+        task_queues=[Queue(name, Exchange(name), routing_key=name) for name in (QUEUE, _POLL)],
     )
     # Not the app's own connection: CELERY_BROKER_URL in the environment, which is the host's, would go before ours.
     connection = Connection(
@@ -131,21 +153,17 @@ def _transport_options(address: BrokerAddress) -> dict[str, object]:
     return options | {"confirm_publish": True, "read_timeout": _SOCKET_TIMEOUT_S, "write_timeout": _SOCKET_TIMEOUT_S}
 
 
-def _publish(broker: _Broker, requests: list[SessionRequest], account: str) -> str:
+def _publish(broker: _Broker, task: str, queue: str, message: Mapping[str, Any]) -> str:
     from celery.backends.base import DisabledBackend
 
     message_id = str(uuid.uuid4())
     with broker.connections.acquire(block=True, timeout=WITHIN_S) as connection, connection.Producer() as producer:
         broker.app.send_task(
-            TASK,
-            args=[[to_wire(request) for request in requests]],
-            kwargs={"account": account},
+            task,
             task_id=message_id,
-            queue=QUEUE,
+            queue=queue,
             producer=producer,
-            # Travels in the message's headers, where Flower and logs would show it: the default is the items.
-            argsrepr=f"[{len(requests)} sessions]",
-            kwargsrepr=f"{{'account': '{account}'}}",
+            **message,
             ignore_result=True,
             # CELERY_RESULT_BACKEND in the environment is the host's.
             result_cls=partial(  # type: ignore[arg-type] # called like a class, and only that

@@ -93,7 +93,8 @@ class Settings(BaseSettings):
     )
     region: Annotated[str | None, text()] = _setting(None, "The provider's region; sent only where set.")
     provider_rate: Annotated[float, fraction("0.01", "1000", "calls a second")] = _setting(
-        "5", "The account's polls, by all workers together: the provider answers more with RetCode 153."
+        "5",
+        "Polls of an account without a rate of its own, by all workers; more is answered with RetCode 153.",
     )
     provider_timeout_ms: Annotated[int, duration("100ms", "50s")] = _setting(
         "30s", "The longest that one poll may take. Tasks end within 60s, so it stays below."

@@ -15,11 +15,11 @@ from threading import Lock
 from bridge.delivery.guard import UrlPolicy, check_resolved, parse_url
 from bridge.delivery.ports import Ports
 from bridge.delivery.transport import Transport
-from bridge.domain.breaker import BreakerPolicy
+from bridge.domain.accounts import DEFAULT_ACCOUNT
 from bridge.domain.deliveries import Part, parts_of
 from bridge.domain.events import EVENT_TYPES, event_id, record_of_test
 from bridge.domain.notices import KINDS
-from bridge.domain.policy import DeliveryPolicy, Limits, PollPolicy
+from bridge.domain.policy import DeliveryPolicy, PollPolicy
 from bridge.domain.server_urls import NO_CLUSTER
 from bridge.domain.signing import SECRET_BYTES, encode_secret
 from bridge.domain.status import LONGEST_AGE_MS
@@ -27,18 +27,19 @@ from bridge.domain.subscriptions import PLAIN, BodyFormat, Options, Subscription
 from bridge.errors import NotFound, SettingsError, StoreUnreachable, UsageError
 from bridge.observe.logs import get_logger, setup_logging
 from bridge.observe.sentry import setup_sentry
+from bridge.policies import delivery_policy_of, limits_of, poll_policy_of
 from bridge.polling.answers import Recorder
 from bridge.polling.commits import Committer
 from bridge.polling.overdue import Watch
 from bridge.polling.poll import Poller
 from bridge.polling.track import Tracker
-from bridge.provider.client import UsmsClient
+from bridge.providers import Providers
 from bridge.settings import Settings, read_environ, unknown_settings
-from bridge.store.accounts import CallbackUrls
+from bridge.store.accounts import AccountStore, CallbackUrls
 from bridge.store.attempts import AttemptLog
 from bridge.store.audit import AuditTrail
 from bridge.store.client import Client, open_store
-from bridge.store.credentials import Rewrapping, SigningKeys, rotated, sealed
+from bridge.store.credentials import PushTokens, Rewrapping, SigningKeys, rotated, sealed
 from bridge.store.erasure import Erased, ErasedPlaces, Eraser, Tombstones
 from bridge.store.filling import FillStore
 from bridge.store.identity import Identity
@@ -48,17 +49,17 @@ from bridge.store.line import Line
 from bridge.store.log import EventLog
 from bridge.store.notices import NoticeStore
 from bridge.store.outcomes import OutcomeStore
+from bridge.store.pushes import PushStore
 from bridge.store.queues import QueueStore
 from bridge.store.resending import ResendStore
 from bridge.store.secrets import SecretBox, parse_keys
 from bridge.store.server import embedded_secret_keys, running_server
 from bridge.store.sessions import SessionStore
 from bridge.store.subscriptions import SubscriptionStore
-from bridge.store.tracking import TrackingStore
+from bridge.store.tracking import Origins, TrackingStore
 
 VERSION = version("usms-bridge")
 USER_AGENT = f"usms-bridge/{VERSION}"
-DEFAULT_ACCOUNT = "default"
 
 
 def store_url(settings: Settings) -> str:
@@ -130,12 +131,7 @@ class Bridge:
             )
         self.store_id = open_store(self.client, settings.shards)
         shards = settings.shards
-        limits = Limits(
-            backlog=settings.max_backlog,
-            log_bytes=settings.log_bytes,
-            # Two hours more: they are put together by the hour of the answer.
-            outcomes_ms=settings.keep_events_ms + 2 * 3_600_000,
-        )
+        limits = limits_of(settings)
         self.sessions = SessionStore(self.client, shards, limits)
         self.log = EventLog(self.client, shards)
         self.queues = QueueStore(self.client, shards, limits)
@@ -148,8 +144,11 @@ class Bridge:
         self.attempts = AttemptLog(self.client)
         self.audit = AuditTrail(self.client)
         self.subscriptions = SubscriptionStore(self.client, shards)
+        self.accounts = AccountStore(self.client)
         self.callback_urls = CallbackUrls(self.client, self.subscriptions)
         self.tracking = TrackingStore(self.client)
+        self.origins = Origins(self.client)
+        self.pushes = PushStore(self.client, self.sessions)
         self.index = Index(self.client, shards)
         self.wakes = Wakes(self.client)
         self.rate = RateStore(self.client)
@@ -164,6 +163,8 @@ class Bridge:
         for transport in self._idle_transports:
             transport.close()
         self._idle_transports.clear()
+        if "providers" in self.__dict__:
+            self.providers.close()
         self.client.close()
 
     @cached_property
@@ -304,56 +305,23 @@ class Bridge:
     @cached_property
     def poll_policy(self) -> PollPolicy:
         """How sessions are polled."""
-        settings = self.settings
-        return PollPolicy(
-            ages_ms=settings.poll_schedule_ms,
-            overdue_ms=settings.overdue_after_ms,
-            give_up_ms=settings.give_up_after_ms,
-            keep_settled_ms=settings.keep_settled_ms,
-            # Twice the call's own bound: resolving the name comes on top of it, and so does the commit.
-            lease_ms=2 * settings.provider_timeout_ms,
-        )
+        return poll_policy_of(self.settings)
 
     @cached_property
     def delivery_policy(self) -> DeliveryPolicy:
         """How events are delivered."""
-        settings = self.settings
-        return DeliveryPolicy(
-            retry_ms=settings.callback_retry_ms,
-            timeout_ms=settings.callback_timeout_ms,
-            concurrency=settings.callback_concurrency,
-            rate=settings.callback_rate,
-            breaker=BreakerPolicy(disable_ms=settings.disable_after_ms),
-        )
+        return delivery_policy_of(self.settings)
 
     @cached_property
-    def provider(self) -> UsmsClient:
-        """The provider, for the account ``default``.
+    def push_tokens(self) -> PushTokens:
+        """What the provider's own push must name."""
+        return PushTokens(self.client, self.secret_box)
 
-        Raises:
-            SettingsError: its keys are missing.
-        """
-        settings = self.settings
-        if settings.public_key is None or settings.private_key is None:
-            raise SettingsError(
-                "BRIDGE_PUBLIC_KEY and BRIDGE_PRIVATE_KEY: not set; take them from the provider's console"
-            )
-        return UsmsClient(
-            url=settings.provider_url,
-            public_key=settings.public_key.get_secret_value(),
-            private_key=settings.private_key.get_secret_value(),
-            project_id=settings.project_id or "",
-            region=settings.region or "",
-            timeout_ms=settings.provider_timeout_ms,
-        )
-
-    def provider_of(self, account: str) -> UsmsClient:  # noqa: ARG002 - all accounts share the one set of keys
-        """The provider, for an account. Raises as ``provider`` does."""
-        return self.provider
-
-    def rate_of(self, account: str) -> float:  # noqa: ARG002 - all accounts share the one setting
-        """An account's calls a second, at most."""
-        return self.settings.provider_rate
+    @cached_property
+    def providers(self) -> Providers:
+        """The provider of each account, and the keys it is called with."""
+        # Not the box itself: the account default needs no secret key.
+        return Providers(self.settings, self.accounts, lambda: self.secret_box)
 
     @cached_property
     def tracker(self) -> Tracker:
@@ -380,8 +348,8 @@ class Bridge:
             recorder=self.recorder,
             rate=self.rate,
             clock=self.clock,
-            provider=self.provider_of,
-            calls_per_second=self.rate_of,
+            provider=self.providers.of,
+            calls_per_second=self.providers.rate,
             policy=self.poll_policy,
             chance=self._chance,
         )

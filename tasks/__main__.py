@@ -34,7 +34,8 @@ def main(argv: Sequence[str]) -> int:
 def _worker(settings: Settings, options: Sequence[str]) -> int:
     bridge = Bridge(settings)
     # Each raises at once, with one clear line, what would otherwise fail task after task.
-    _ = bridge.provider, bridge.secret_box
+    bridge.providers.require_some()
+    _ = bridge.secret_box
     bridge.close()
     arguments = ["--pool", "threads", "--queues", _QUEUES, "--without-gossip", "--without-mingle", *options]
     return _run(["--quiet", "worker", *arguments])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from celery import Celery
+from celery import Celery, Task
 from celery.exceptions import Reject
 from celery.signals import worker_shutting_down
 
@@ -41,12 +41,12 @@ processes = _Processes()
 
 # shared=False: another Celery app in the same process is not given ours.
 # typing=False: whatever a foreign sender passes is met inside, where it can be kept aside with its reason.
-@app.task(name="bridge.track", shared=False, typing=False)
-def track(items: Any = None, account: Any = "default", *_more: Any, **_unknown: Any) -> None:
+@app.task(name="bridge.track", shared=False, typing=False, bind=True)
+def track(task: Task[..., None], /, items: Any = None, account: Any = "default", *_more: Any, **_unknown: Any) -> None:
     """Record sessions: see ``bridge.track``. The one task that carries data, so it is never given up."""
     process = processes.current()
     try:
-        process.track(items, account)
+        process.track(items, account, task.request.origin)
     except BridgeError as error:
         _log.warning("tracking put back into its queue", reason=str(error))
         process.wait(_PAUSE_S)

@@ -14,10 +14,11 @@ import msgspec
 
 from bridge.announcements import Told, announce
 from bridge.delivery.loop import Attempted, Report, Slice, Surroundings
+from bridge.domain.accounts import DEFAULT_ACCOUNT
 from bridge.domain.deliveries import part_with
 from bridge.domain.events import DISABLED, DROPPED
 from bridge.domain.outcome import Verdict
-from bridge.domain.tracking import SessionRequest, is_account, sort_items, to_wire
+from bridge.domain.tracking import SessionRequest, is_account, machine_of, sort_items, to_wire
 from bridge.errors import BridgeError, InvalidSession, UsageError
 from bridge.lifecycle import finish_release
 from bridge.observe.logs import get_logger
@@ -26,7 +27,7 @@ from bridge.polling.flights import Surroundings as PollSurroundings
 from bridge.polling.poll import Step
 from bridge.settings import load_settings
 from bridge.store.attempts import KEPT_MS
-from bridge.wiring import DEFAULT_ACCOUNT, USER_AGENT, Bridge
+from bridge.wiring import USER_AGENT, Bridge
 from tasks.store_watch import StoreWatch
 
 _log = get_logger(__name__)
@@ -71,8 +72,8 @@ class Process:
 
     # bridge.track
 
-    def track(self, items: object, account: object) -> None:
-        """Store the good items and keep the bad ones aside."""
+    def track(self, items: object, account: object, origin: object = None) -> None:
+        """Store the good items and keep the bad ones aside. ``origin`` is what the message says of who sent it."""
         name = account if isinstance(account, str) and is_account(account) else DEFAULT_ACCOUNT
         try:
             good, bad = sort_items(items)
@@ -87,7 +88,7 @@ class Process:
         # The good first: a message that comes back because they could not be stored has kept nothing aside yet.
         if good:
             self.bridge.tracking.note_account(name)
-            self._store(name, good, callbacks)
+            self._store(name, good, callbacks, machine_of(origin))
         if bad:
             self._keep_aside(name, [(_as_text(item), reason) for _, item, reason in bad])
 
@@ -108,9 +109,9 @@ class Process:
                 refused.append((place, to_wire(request), str(error)))
         return good, callbacks, refused
 
-    def _store(self, account: str, good: Sequence[SessionRequest], callbacks: Mapping[str, str]) -> None:
+    def _store(self, account: str, good: Sequence[SessionRequest], callbacks: Mapping[str, str], machine: str) -> None:
         try:
-            self.bridge.tracker.track(account, good, callbacks)
+            self.bridge.tracker.track(account, good, callbacks, self.bridge.origins.number(machine))
         except BridgeError:
             raise
         except Exception:
@@ -132,6 +133,8 @@ class Process:
         now_ms = bridge.clock.now_ms()
         due = bridge.index.due(now_ms, _ALL)
         for account in due.accounts:
+            # Whatever removed its name, an account that has something due is one.
+            bridge.tracking.note_account(account)
             self._wake_poll(account)
         if due.queues:
             self._wake_deliver()
@@ -332,7 +335,7 @@ def _log_step(account: str, step: Step) -> None:
     if step.resumed:
         _log.info("polling resumed", account=account)
     if step.refused:
-        hint = "see `bridge sessions list --state refused`"
+        hint = "see `bridge sessions list --state quarantined`"
         _log.warning("sessions refused by the provider", account=account, sessions=list(step.refused), hint=hint)
     if step.damaged:
         hint = "they are set aside; see `bridge sessions list --state damaged`"

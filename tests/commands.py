@@ -13,13 +13,14 @@ from typing import cast
 import pytest
 
 from bridge.cli.main import run
+from bridge.domain.accounts import DEFAULT_ACCOUNT
 from bridge.domain.deliveries import Lane, Settlement
 from bridge.domain.events import unpack
 from bridge.domain.outcome import Verdict
 from bridge.domain.receipts import Receipt
 from bridge.domain.subscriptions import Subscription
 from bridge.domain.tracking import parse_items
-from bridge.wiring import DEFAULT_ACCOUNT, Bridge
+from bridge.wiring import Bridge
 
 ONE, TWO, THREE, FOUR = "(86)18500000001", "(86)18500000002", "(86)18500000003", "(86)18500000004"
 URL = "https://127.0.0.1/sms"

@@ -10,6 +10,7 @@ import msgspec
 import redis
 
 from bridge.domain import events
+from bridge.domain.accounts import Account
 from bridge.domain.breaker import Health
 from bridge.domain.commits import CommitResult, Due, Entry, Route, Write
 from bridge.domain.deliveries import Lane
@@ -18,6 +19,7 @@ from bridge.domain.policy import DEFAULT_LIMITS, Limits
 from bridge.domain.status import SessionState
 from bridge.domain.subscriptions import Subscription
 from bridge.store import keys, positions
+from bridge.store.accounts import AccountStore
 from bridge.store.attempts import AttemptLog
 from bridge.store.audit import AuditTrail
 from bridge.store.client import Client
@@ -27,11 +29,12 @@ from bridge.store.limits import LimitStore
 from bridge.store.log import EventLog
 from bridge.store.notices import NoticeStore
 from bridge.store.outcomes import OutcomeStore
+from bridge.store.pushes import PushStore
 from bridge.store.queues import QueueStore
 from bridge.store.resending import ResendStore
 from bridge.store.sessions import SessionStore
 from bridge.store.subscriptions import SubscriptionStore
-from bridge.store.tracking import TrackingStore
+from bridge.store.tracking import Origins, TrackingStore
 
 SHARDS = 4
 OPEN = SessionState(sent_ms=1, tracked_ms=1)
@@ -58,6 +61,11 @@ def entry(session_no: str, phone: str = PHONE, *, to: Sequence[str] = (SUB,), se
     """An event with its ways to subscriptions."""
     lane = events.lane_id(session_no, phone)
     return Entry(record(session_no, phone, sequence), [Route(name, lane) for name in to])
+
+
+def account(name: str = "shop") -> Account:
+    """A credential set, whose private key is not sealed."""
+    return Account(name=name, public_key="public", private_key=b"sealed", created_ms=1, changed_ms=1)
 
 
 def subscription(name: str = SUB, *, account: str = "default", created_ms: int = 1) -> Subscription:
@@ -91,6 +99,9 @@ class Parts:
         self.log = EventLog(self.client, shards)
         self.subscriptions = SubscriptionStore(self.client, shards)
         self.tracking = TrackingStore(self.client)
+        self.origins = Origins(self.client)
+        self.accounts = AccountStore(self.client)
+        self.pushes = PushStore(self.client, self.sessions)
         self.index = Index(self.client, shards)
         self.wakes = Wakes(self.client)
         self.rate = RateStore(self.client)

@@ -76,6 +76,12 @@ COMMANDS: dict[str, Command] = {
         help="What is tracked, and how far it has come.",
         panel=TRACK,
     ),
+    "explain": Command(
+        module="bridge.cli.explain",
+        attribute="explain",
+        help="Why my application was (not) told: a verdict, and why.",
+        panel=TRACK,
+    ),
     "events": Command(
         module="bridge.cli.events",
         attribute="events",
@@ -97,7 +103,7 @@ COMMANDS: dict[str, Command] = {
     "accounts": Command(
         module="bridge.cli.accounts",
         attribute="accounts",
-        help="What belongs to an account: its callback secret.",
+        help="Credential sets: add, check, rotate, remove.",
         panel=CALL,
     ),
     "rewrap": Command(

@@ -72,12 +72,12 @@ def known(bridge: Bridge, subscription: str) -> str:
 
 
 def accounts_of(bridge: Bridge, account: str | None) -> list[str]:
-    """The account asked for, else every one that has tracked, and ``default``."""
+    """The account asked for, else every one there is."""
     if account is not None:
         return [checked_account(account)]
-    from bridge.wiring import DEFAULT_ACCOUNT
+    from bridge.accounts import account_names
 
-    return sorted({*bridge.tracking.accounts(), DEFAULT_ACCOUNT})
+    return account_names(bridge)
 
 
 def checked_account(name: str) -> str:

@@ -9,16 +9,14 @@ from typing import TYPE_CHECKING, cast
 
 import msgspec
 
+from bridge.domain.accounts import DEFAULT_ACCOUNT
 from bridge.domain.durations import format_duration_ms
 from bridge.domain.events import iso_millis
 from bridge.domain.subscriptions import SubscriptionState
 from bridge.errors import (
     BridgeError,
-    ProviderError,
-    RequestError,
     SecretsUnreadable,
     StoreEmptied,
-    TransientProviderError,
     Unreachable,
 )
 
@@ -44,7 +42,6 @@ _FULL_LOG = 0.9
 """A part of BRIDGE_LOG_BYTES. Trimming leaves a log a page of events below it."""
 
 _LOWEST_VERSION = {"Valkey": 8, "Redis": 7}
-_NOBODY = "bridge-doctor"
 
 
 class Verdict(StrEnum):
@@ -240,24 +237,18 @@ def _identity(bridge: Bridge) -> Iterator[Finding]:
 
 
 def _provider(bridge: Bridge) -> Iterator[Finding]:
-    provider = bridge.provider
-    said = f"{bridge.settings.provider_url} takes the keys of the account default"
-    try:
-        provider.fetch_receipts([_NOBODY])
-    except RequestError:
-        # It knows no such session, and says so: the account passed.
-        yield ok("provider", said)
-    except TransientProviderError as error:
-        if error.throttled:
-            yield warn("provider", str(error))
-        else:
-            yield fail("provider", str(error), "check BRIDGE_PROVIDER_URL, and that this machine reaches it; try again")
-    except ProviderError as error:
-        yield fail("provider", str(error))
-    else:
-        yield ok("provider", said)
-    finally:
-        provider.close()
+    from bridge.accounts import Class, account_names, check
+
+    stored = {one.name for one in bridge.accounts.all()}
+    tracked = set(bridge.tracking.accounts())
+    judged = {Class.OK: Verdict.OK, Class.THROTTLED: Verdict.WARN}
+    for name in account_names(bridge):
+        # One that is not used needs no keys: an operator may have accounts of other names alone.
+        if name == DEFAULT_ACCOUNT and stored and name not in tracked and bridge.settings.public_key is None:
+            continue
+        checked = check(bridge, name)
+        verdict = judged.get(checked.result, Verdict.FAIL)
+        yield Finding("provider", verdict, checked.detail, checked.action)
 
 
 def _secrets(bridge: Bridge) -> Iterator[Finding]:
@@ -300,9 +291,9 @@ def _beat(bridge: Bridge) -> Iterator[Finding]:
 
 
 def _accounts(bridge: Bridge) -> Iterator[Finding]:
-    from bridge.wiring import DEFAULT_ACCOUNT
+    from bridge.accounts import account_names
 
-    accounts = sorted({*bridge.tracking.accounts(), DEFAULT_ACCOUNT})
+    accounts = account_names(bridge)
     paused = False
     for account in accounts:
         one = bridge.rate.standing(account)
@@ -324,10 +315,9 @@ def _accounts(bridge: Bridge) -> Iterator[Finding]:
 
 
 def _rejected(bridge: Bridge) -> Iterator[Finding]:
-    from bridge.wiring import DEFAULT_ACCOUNT
+    from bridge.accounts import account_names
 
-    accounts = sorted({*bridge.tracking.accounts(), DEFAULT_ACCOUNT})
-    count = sum(1 for account in accounts for _ in bridge.tracking.rejected(account))
+    count = sum(1 for account in account_names(bridge) for _ in bridge.tracking.rejected(account))
     if count:
         yield warn(
             "rejected",

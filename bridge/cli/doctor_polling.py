@@ -24,7 +24,7 @@ def provider_rate(bridge: Bridge) -> Iterator[Finding]:
     """Each account's rate beside what its sessions ask for."""
     now_ms = bridge.clock.now_ms()
     for account in accounts_of(bridge, None):
-        full = bridge.rate_of(account)
+        full = bridge.providers.rate(account)
         rate = allowed(full, bridge.rate.standing(account).slowed, now_ms)
         demand = bridge.sessions.demand(account, now_ms, WINDOW_MS)
         said = f"{account}: {rate:.3g} calls/s, {rate_needed(demand):.2g} needed; {_due(demand)}"

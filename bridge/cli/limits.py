@@ -42,7 +42,7 @@ def limits(
     from bridge.setting_forms import fraction, schedule, whole
 
     given = {
-        name: _read(option, text, form)
+        name: read_own(option, text, form)
         for name, option, text, form in (
             ("rate", "--rate", rate, fraction("0.01", "10000", "attempts a second")),
             ("concurrency", "--concurrency", concurrency, whole(1, 1_000)),
@@ -55,7 +55,8 @@ def limits(
     return lambda subscription: replace(subscription, **given)
 
 
-def _read(option: str, text: str, form: Form) -> object:
+def read_own(option: str, text: str, form: Form) -> object:
+    """What an option says, None for "default". Raises UsageError, naming the option."""
     if text == _BRIDGES_OWN:
         return None
     try:

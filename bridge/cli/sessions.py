@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from bridge.cli.common import Account, Json, Limit, accounts_of, moment, opened
+from bridge.cli.common import Account, Json, Limit, accounts_of, audited, moment, opened
 from bridge.cli.output import At, progress, show, table
 from bridge.domain.receipts import Status
 from bridge.domain.status import PhoneState, SessionState
@@ -30,7 +30,7 @@ _COLUMNS = {
     "next_poll_at": "next poll",
     "settled_at": "settled",
 }
-_PHONE_COLUMNS = {
+PHONE_COLUMNS = {
     "phone": "phone",
     "user_id": "user id",
     "status": "status",
@@ -45,11 +45,14 @@ _AT_ONCE = 500
 
 
 class State(StrEnum):
-    """Whether a session is still asked for, and if so whether the provider answers."""
+    """What may be asked for: open, those still polled, and of these the due, the overdue and the quarantined; settled;
+    damaged, whose bytes cannot be read."""
 
     OPEN = "open"
+    DUE = "due"
+    OVERDUE = "overdue"
+    QUARANTINED = "quarantined"
     SETTLED = "settled"
-    REFUSED = "refused"
     DAMAGED = "damaged"
 
 
@@ -58,27 +61,30 @@ def list_(
     state: Annotated[
         State | None,
         typer.Option(
-            help="Those still asked for, those done with, those that the provider refuses to be asked for, or those "
-            "that cannot be read."
+            help="Those still polled (open); of these those whose poll is due, those without a final status for too "
+            "long, those that the provider refuses to be asked for; those done with; those that cannot be read."
         ),
     ] = None,
     account: Account = None,
     limit: Limit = 50,
     json: Json = False,
 ) -> None:
-    """List sessions, those tracked last first. "phones" counts final / seen / expected ones.
+    """List sessions, those tracked last first, or the longest due. "phones" counts final / seen / expected ones.
 
     \b
     bridge sessions list --state open --limit 20
-    bridge sessions list --state refused
+    bridge sessions list --state overdue --account shop --json
     """
     with opened() as bridge:
         if state is State.DAMAGED:
             _list_damaged(bridge, account, json=json)
             return
-        newest = heapq.nlargest(limit, _walk(bridge, account, state), key=lambda found: found[2].tracked_ms)
+        if state is State.DUE:
+            found = _due(bridge, account, limit)
+        else:
+            found = heapq.nlargest(limit, _walk(bridge, account, state), key=lambda one: one[2].tracked_ms)
         # One that was written while we walked may have come twice.
-        distinct = {(name, number): after for name, number, after in newest}
+        distinct = {(name, number): after for name, number, after in found}
         rows = [_summary(bridge, name, number, one) for (name, number), one in distinct.items()]
     if not json:
         rows = [row | {"phones": _counts(row["phones"])} for row in rows]
@@ -108,7 +114,7 @@ def show_(
             raise NotFound(f"no session {session}{f' of {account}' if account else ''}: not tracked, or gone ({kept})")
         details = [_detail(bridge, name, session, state) for name, state in found.items()]
     for detail, state in zip(details, found.values(), strict=True):
-        phones = [_phone(phone) for phone in state.phones]
+        phones = [phone_row(phone) for phone in state.phones]
         if json:
             show(detail | {"phones": phones}, json=True)
             continue
@@ -121,7 +127,7 @@ def show_(
             table(_polls(state), _POLL_COLUMNS, json=False)
         if phones:
             print()
-            table(phones, _PHONE_COLUMNS, json=False)
+            table(phones, PHONE_COLUMNS, json=False)
 
 
 @sessions.command("poll-now")
@@ -148,7 +154,59 @@ def poll_now(
     else:
         print(f"{len(found):,} session{'' if len(found) == 1 else 's'} due now")
     if missing:
-        raise NotFound(f"no session {', '.join(missing[:5])}{' …' if len(missing) > 5 else ''}: not tracked, or gone")
+        raise _none_of(missing)
+
+
+@sessions.command()
+def forget(
+    session_nos: Annotated[list[str], typer.Argument(metavar="SESSION…", help="SessionNos.")],
+    account: Account = None,
+    json: Json = False,
+) -> None:
+    """Forget sessions: they are not polled any more, and their metadata and phones' statuses are gone.
+
+    Events that were recorded of them stay: what waits is delivered, and they can be read and sent again for as long as
+    the log keeps them. A session that is tracked again begins anew; what is then observed again keeps its id, so that a
+    receiver that deduplicates is told nothing twice.
+
+    \b
+    bridge sessions forget nAQDODtO
+    """
+    with opened() as bridge:
+        forgotten: set[str] = set()
+        details: dict[str, object] = {"sessions": len(set(session_nos)), "account": account or "all"}
+        with audited(bridge, "sessions forget", details=details):
+            for name in accounts_of(bridge, account):
+                for at in range(0, len(session_nos), _AT_ONCE):
+                    forgotten.update(bridge.sessions.forget(name, session_nos[at : at + _AT_ONCE]))
+    asked = list(dict.fromkeys(session_nos))
+    missing = [no for no in asked if no not in forgotten]
+    if json:
+        show({"forgotten": [no for no in asked if no in forgotten], "missing": missing}, json=True)
+    else:
+        print(f"{len(forgotten):,} session{'' if len(forgotten) == 1 else 's'} forgotten; their events stay")
+    if missing:
+        raise _none_of(missing)
+
+
+def _none_of(missing: list[str]) -> NotFound:
+    return NotFound(f"no session {', '.join(missing[:5])}{' …' if len(missing) > 5 else ''}: not tracked, or gone")
+
+
+def _due(bridge: Bridge, account: str | None, limit: int) -> list[tuple[str, str, SessionState]]:
+    """The sessions that are due, the longest first."""
+    now_ms = bridge.clock.now_ms()
+    due = [
+        (due_ms, name, session_no)
+        for name in accounts_of(bridge, account)
+        for session_no, due_ms in bridge.sessions.due(name, now_ms, limit).items()
+    ]
+    found: list[tuple[str, str, SessionState]] = []
+    for _, name, session_no in heapq.nsmallest(limit, due):
+        state = bridge.sessions.read(name, [session_no])[session_no].state
+        if state is not None:
+            found.append((name, session_no, state))
+    return found
 
 
 def _walk(bridge: Bridge, account: str | None, state: State | None) -> Iterator[tuple[str, str, SessionState]]:
@@ -156,7 +214,7 @@ def _walk(bridge: Bridge, account: str | None, state: State | None) -> Iterator[
         for name in accounts_of(bridge, account):
             for session_no, one in bridge.sessions.scan(name):
                 advance(1)
-                if state in {None, _state_of(one)} or (state is State.OPEN and not one.settled_ms):
+                if _is_in(state, one):
                     yield name, session_no, one
 
 
@@ -171,10 +229,21 @@ def _list_damaged(bridge: Bridge, account: str | None, *, json: bool) -> None:
         print("no sessions")
 
 
+def _is_in(wanted: State | None, state: SessionState) -> bool:
+    """Whether a session is among those asked for. One may be in several: quarantined, overdue and open at once."""
+    if wanted is State.OPEN:
+        return not state.settled_ms
+    if wanted is State.OVERDUE:
+        return state.overdue and not state.settled_ms
+    return wanted in {None, _state_of(state)}
+
+
 def _state_of(state: SessionState) -> State:
     if state.refused:
-        return State.REFUSED
-    return State.SETTLED if state.settled_ms else State.OPEN
+        return State.QUARANTINED
+    if state.settled_ms:
+        return State.SETTLED
+    return State.OVERDUE if state.overdue else State.OPEN
 
 
 def _summary(bridge: Bridge, account: str, session_no: str, state: SessionState) -> dict[str, object]:
@@ -196,6 +265,7 @@ def _detail(bridge: Bridge, account: str, session_no: str, state: SessionState) 
     import msgspec
 
     return _summary(bridge, account, session_no, state) | {
+        "tracked_by": bridge.origins.name(state.origin) or None,
         "expected_count": state.expected_count,
         "refused": state.refused or None,
         "overdue": state.overdue,
@@ -209,7 +279,8 @@ def _polls(state: SessionState) -> list[dict[str, object]]:
     return [{"at": At(ms=one.at_ms), "outcome": one.outcome} for one in state.polls]
 
 
-def _phone(phone: PhoneState) -> dict[str, object]:
+def phone_row(phone: PhoneState) -> dict[str, object]:
+    """A phone with its status, as a row."""
     return {
         "phone": phone.phone,
         "user_id": phone.user_id or None,

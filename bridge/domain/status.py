@@ -70,7 +70,8 @@ class SessionState(msgspec.Struct, frozen=True, array_like=True):
     None without an expectation; ``metadata`` is the sender's JSON object as compact text, "" for none;
     ``callback`` is the id of the subscription that the session's own URL implies, "" for none. ``notes`` are its last
     polls (``bridge.domain.polls``); ``overdue`` that it was told of as overdue; ``refused`` why the provider refuses
-    to be asked for it, "" while it does not.
+    to be asked for it, "" while it does not. ``origin`` is the number of the machine that tracked it first, 0 where
+    that is not known: a name would cost each session ten times as much.
     """
 
     sent_ms: _Millis
@@ -85,6 +86,7 @@ class SessionState(msgspec.Struct, frozen=True, array_like=True):
     notes: bytes = b""
     overdue: bool = False
     refused: str = ""
+    origin: int = 0
 
     @property
     def polls(self) -> list[PollNote]:
@@ -247,6 +249,8 @@ def _polled(state: SessionState, now_ms: int, outcome: Outcome, *, settled: bool
         state.callback,
         noted(state.notes, state.tracked_ms, now_ms, outcome),
         state.overdue,
+        "",
+        state.origin,
     )
 
 

@@ -121,6 +121,15 @@ def to_wire(request: SessionRequest) -> str | dict[str, object]:
     return {"session_no": request.session_no, **item} if item else request.session_no
 
 
+def machine_of(origin: object) -> str:
+    """The machine in the ``origin`` header of a Celery message (``gen4711@host``), "" where there is none.
+
+    The header is the sender's own: printable, and of 64 characters at most, or nothing.
+    """
+    name = origin.rpartition("@")[2] if isinstance(origin, str) else ""
+    return name if name.isascii() and name.isprintable() and len(name) <= 64 else ""
+
+
 def mask(text: str) -> str:
     """``text`` with all digits but the last four starred, and cut to 64 characters: fit for a message."""
     masked = re.sub(r"\d(?=(?:\D*\d){4})", "*", text[:256])

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
+import msgspec
+
 from bridge.domain.commits import CommitResult, Due, Stored, Write
 from bridge.domain.policy import PollPolicy
 from bridge.domain.schedule import first_poll_ms
@@ -26,11 +28,16 @@ class Tracker:
         self._chance = chance
 
     def track(
-        self, account: str, requests: Sequence[SessionRequest], callbacks: Mapping[str, str] | None = None
+        self,
+        account: str,
+        requests: Sequence[SessionRequest],
+        callbacks: Mapping[str, str] | None = None,
+        origin: int = 0,
     ) -> None:
         """Store requests, merging each with what is known of its session. When this returns they are stored.
 
-        ``callbacks`` has, for each ``callback_url`` among them, the id of the subscription that it implies.
+        ``callbacks`` has, for each ``callback_url`` among them, the id of the subscription that it implies. ``origin``
+        is the number of who asks, kept with the sessions that were not tracked before.
 
         Raises:
             BridgeError: a session was written by others twenty times in a row; nothing of the rest is lost, the
@@ -39,13 +46,13 @@ class Tracker:
         """
         pending = list(requests)
         for _ in range(_TRIES):
-            pending = self._store(account, pending, callbacks or {})
+            pending = self._store(account, pending, callbacks or {}, origin)
             if not pending:
                 return
         raise BridgeError(f"{len(pending)} sessions kept changing while they were tracked")
 
     def _store(
-        self, account: str, requests: Sequence[SessionRequest], callbacks: Mapping[str, str]
+        self, account: str, requests: Sequence[SessionRequest], callbacks: Mapping[str, str], origin: int
     ) -> list[SessionRequest]:
         """One try; returns the requests that another writer overtook."""
         now_ms = self._clock.now_ms()
@@ -53,7 +60,7 @@ class Tracker:
         for request in requests:
             groups.setdefault(request.session_no, []).append(request)
         stored = self._sessions.read(account, list(groups))
-        writes = [self._write(no, stored[no], group, now_ms, callbacks) for no, group in groups.items()]
+        writes = [self._write(no, stored[no], group, now_ms, callbacks, origin=origin) for no, group in groups.items()]
         results = self._sessions.commit(account, writes)
         overtaken = [group for no, group in groups.items() if results[no] is not CommitResult.WRITTEN]
         return [request for group in overtaken for request in group]
@@ -65,6 +72,8 @@ class Tracker:
         requests: Sequence[SessionRequest],
         now_ms: int,
         callbacks: Mapping[str, str],
+        *,
+        origin: int,
     ) -> Write:
         """What all the requests for one session make of it together, one after the other."""
         first, *more = requests
@@ -77,6 +86,7 @@ class Tracker:
         if state.settled_ms:
             due, expires_ms = Due.NONE, state.settled_ms + self._policy.keep_settled_ms
         elif stored.state is None:
+            state = msgspec.structs.replace(state, origin=origin)
             due = first_poll_ms(state, self._policy.ages_ms, now_ms, self._chance())
         return Write(
             session_no=session_no,

@@ -1,18 +1,22 @@
-"""Subscriptions' secrets as they are stored: each sealed to its owner and its use, so that none opens as another."""
+"""Secrets of subscriptions and accounts as they are stored: each sealed to its owner and its use, so that none opens as
+another."""
 
 from __future__ import annotations
 
+import hmac
 import secrets
 from collections.abc import Callable
 from typing import cast
 
 import msgspec
 
+from bridge.domain.accounts import Account
 from bridge.domain.credentials import Credentials, Identity, SigningKey
 from bridge.domain.signing import SECRET_BYTES
 from bridge.domain.subscriptions import Options, PhoneFormat, RetiredKey, SealedHeader, SealedIdentity, Subscription
 from bridge.errors import NotFound, SecretsUnreadable, UsageError
 from bridge.store import keys
+from bridge.store.accounts import AccountStore
 from bridge.store.client import Call, Client
 from bridge.store.secrets import SecretBox
 from bridge.store.subscriptions import SubscriptionStore
@@ -22,6 +26,8 @@ MOST_RETIRED = 2
 
 _identities = msgspec.msgpack.Decoder(Identity)
 _SECRET = "callback_secret"  # noqa: S105 - the name of a field
+_PUSH = "push_token"
+_PUSH_BYTES = 24
 
 
 def sealed(subscription: Subscription, options: Options, box: SecretBox) -> Subscription:
@@ -140,6 +146,63 @@ class SigningKeys:
         return self._box.open(cast("bytes", sealed), owner)
 
 
+class ProviderKeys:
+    """The private keys that accounts call the provider with."""
+
+    def __init__(self, box: SecretBox) -> None:
+        self._box = box
+
+    def seal(self, account: str, private_key: str) -> bytes:
+        """A private key as its account's record holds it."""
+        return self._box.seal(private_key.encode(), _private_key(account))
+
+    def private_key(self, account: Account) -> str:
+        """An account's private key.
+
+        Raises:
+            SecretsUnreadable: none of BRIDGE_SECRET_KEYS opens it.
+        """
+        return self._box.open(account.private_key, _private_key(account.name)).decode()
+
+
+class PushTokens:
+    """What the provider's own push must name in its URL, for each account: sealed, so that it can be shown again."""
+
+    def __init__(self, client: Client, box: SecretBox) -> None:
+        self._client = client
+        self._box = box
+
+    def show(self, account: str) -> str:
+        """An account's token, made when it is first asked for.
+
+        Raises:
+            SecretsUnreadable: none of BRIDGE_SECRET_KEYS opens it.
+        """
+        name, fresh = keys.account(account), self._box.seal(_token(), _push(account))
+        _, sealed = self._client.commands([["HSETNX", name, _PUSH, fresh], ["HGET", name, _PUSH]])
+        return self._box.open(cast("bytes", sealed), _push(account)).decode()
+
+    def rotate(self, account: str) -> str:
+        """A new token; the one before is refused from now on."""
+        token = _token()
+        self._client.commands([["HSET", keys.account(account), _PUSH, self._box.seal(token, _push(account))]])
+        return token.decode()
+
+    def admits(self, account: str, token: str) -> bool:
+        """Whether this is the account's token. One that has none, or is none, takes as long as another.
+
+        Raises:
+            SecretsUnreadable: none of BRIDGE_SECRET_KEYS opens what there is.
+        """
+        (sealed,) = self._client.commands([["HGET", keys.account(account), _PUSH]])
+        kept = self._box.open(cast("bytes", sealed), _push(account)) if sealed is not None else _token()
+        return hmac.compare_digest(kept, token.encode(errors="surrogatepass"))
+
+
+def _token() -> bytes:
+    return secrets.token_urlsafe(_PUSH_BYTES).encode()
+
+
 class Rewrapped(msgspec.Struct, frozen=True):
     """How many subscriptions and accounts had a secret under another key than the first, and how many had none.
 
@@ -161,16 +224,18 @@ class Rewrapping:
     def __init__(self, client: Client, subscriptions: SubscriptionStore, box: SecretBox) -> None:
         self._client = client
         self._subscriptions = subscriptions
+        self._accounts = AccountStore(client)
         self._box = box
 
     def run(self, advance: Callable[[int], None]) -> Rewrapped:
         """Go through all of the store; ``advance`` hears of each object done."""
         done: list[bool] = []
         unreadable: list[str] = []
-        accounts = [key.decode() for key in self._client.scan(keys.account("*"))]
+        accounts = {key.decode().removeprefix(keys.account("")) for key in self._client.scan(keys.account("*"))}
+        accounts |= {one.name for one in self._accounts.all()}
         for work, name in [
             *((self._subscription, one) for one in self._subscriptions.load().by_id()),
-            *((self._account, one.removeprefix(keys.account(""))) for one in accounts),
+            *((self._account, one) for one in sorted(accounts)),
         ]:
             try:
                 done.append(work(name))
@@ -196,18 +261,46 @@ class Rewrapping:
         return changed
 
     def _account(self, name: str) -> bool:
-        key = keys.account(name)
+        # Each of them, whatever became of the others.
+        done = [self._field(name, _SECRET, _account(name)), self._field(name, _PUSH, _push(name)), self._provider(name)]
+        return any(done)
+
+    def _field(self, account: str, field: str, owner: str) -> bool:
+        key = keys.account(account)
         while True:
-            (value,) = self._client.commands([["HGET", key, _SECRET]])
+            (value,) = self._client.commands([["HGET", key, field]])
             if value is None:
                 return False
             before = cast("bytes", value)
-            after = self._box.rewrap(before, _account(name))
+            after = self._box.rewrap(before, owner)
             if after == before:
                 return False
-            if self._client.run([Call("swap_field", [key], [_SECRET, before, after])]) == [1]:
+            if self._client.run([Call("swap_field", [key], [field, before, after])]) == [1]:
                 return True
+
+    def _provider(self, name: str) -> bool:
+        changed = False
+
+        def change(one: Account) -> Account:
+            nonlocal changed
+            after = self._box.rewrap(one.private_key, _private_key(name))
+            changed = after != one.private_key
+            return msgspec.structs.replace(one, private_key=after)
+
+        try:
+            self._accounts.update(name, change)
+        except NotFound:
+            return False  # default, or one that has only tracked, or removed meanwhile
+        return changed
 
 
 def _account(name: str) -> str:
     return f"account:{name}"
+
+
+def _private_key(account: str) -> str:
+    return f"account:{account}:private_key"
+
+
+def _push(account: str) -> str:
+    return f"account:{account}:push_token"

@@ -9,7 +9,10 @@ key                      type   written by                              bounded 
 u:store                  hash   the first connection                    three fields
 u:subscriptions          hash   subscriptions add, rotate; rewrap       one field a subscription
 u:accounts               set    bridge.track                            one member an account
-u:account:<a>            hash   deliver, accounts secret; rewrap        one field
+u:origins                hash   bridge.track                            two fields of each of 16,383 machines
+u:credentials            hash   accounts add, edit, remove; rewrap      one field an account
+u:account:<a>            hash   deliver, accounts secret; rewrap        two fields
+u:pushes:<a>             hash   bridge web                              four fields
 u:callbacks:<a>          zset   bridge.track, bridge.trim               1,000 members
 u:rejected:<a>           stream bridge.track                            newest 10,000
 u:wake:<what>            string whoever wakes a task                    a TTL of seconds
@@ -26,6 +29,7 @@ u{i}:due:<a>             zset   bridge.track, bridge.poll               one memb
 u{i}:watches             zset   bridge.track, bridge.trim               one member a list of sessions to look at
 u{i}:watch:<a>:<ms>      list   bridge.track, bridge.trim               BRIDGE_OVERDUE_AFTER; SessionNos
 u{i}:damaged:<a>         set    bridge.poll, sessions list              one member a session that cannot be read
+u{i}:hinted:<a>          zset   bridge web                              a TTL of 10 s; the hints of the last seconds
 u{i}:expiry              zset   bridge.poll, bridge.trim                one member a settled session
 u{i}:begin:<a>           string bridge.trim                             one id: from which on the log is whole
 u{i}:log:<a>             stream every script that records events        BRIDGE_KEEP_EVENTS
@@ -48,6 +52,8 @@ from zlib import crc32
 STORE = "u:store"
 SUBSCRIPTIONS = "u:subscriptions"
 ACCOUNTS = "u:accounts"
+CREDENTIALS = "u:credentials"
+ORIGINS = "u:origins"
 ERASURE = "u:erasure"
 TOMBSTONES = "u:erased"
 BEAT = "u:beat"
@@ -68,6 +74,11 @@ def shard_of(session_no: str, shards: int) -> int:
 
 def account(name: str) -> str:
     return f"u:account:{name}"
+
+
+def pushes(account: str) -> str:
+    """Counts of the provider's own pushes: ``pushes``, ``hinted``, ``unknown``; and ``at``, the last (Unix ms)."""
+    return f"u:pushes:{account}"
 
 
 def callbacks(account: str) -> str:
@@ -122,6 +133,11 @@ def session(shard: int, account: str, session_no: str) -> str:
 
 def due(shard: int, account: str) -> str:
     return f"u{{{shard}}}:due:{account}"
+
+
+def hinted(shard: int, account: str) -> str:
+    """When the provider's push last made a session due (Unix ms), of the last seconds."""
+    return f"u{{{shard}}}:hinted:{account}"
 
 
 def log(shard: int, account: str) -> str:

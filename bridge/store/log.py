@@ -78,6 +78,19 @@ class EventLog:
             else:
                 heads[place] = (following, walk)
 
+    def of_session(self, account: str, session_no: str, since_ms: int = 0) -> Iterator[Logged]:
+        """A session's events by time: all of its shard's since then are looked through."""
+        wanted = session_no.encode()
+        for logged in self._walk(account, keys.shard_of(session_no, self._shards), since_ms, newest_first=False):
+            # Most are of other sessions, and unpacking costs ten times as much as looking.
+            if wanted in logged.record and events.unpack(logged.record).session_no == session_no:
+                yield logged
+
+    def length(self, account: str) -> int:
+        """How many events an account has in its log."""
+        replies = self._client.commands([["XLEN", keys.log(shard, account)] for shard in range(self._shards)])
+        return sum(cast("list[int]", replies))
+
     def ends(self, account: str) -> dict[int, bytes]:
         """The newest position of each shard; a shard without events is absent."""
         replies = self._client.commands(

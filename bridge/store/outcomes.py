@@ -8,7 +8,7 @@ bits of its position's milliseconds, its sequence, the attempts that failed befo
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from typing import cast
 
 import msgspec
@@ -25,6 +25,7 @@ _HOUR_MS = 3_600_000
 _HOURS_AT_ONCE = 6
 _LONGEST_MS = 91 * 24 * _HOUR_MS
 """A day more than a log may keep events for, and outcomes with them."""
+_LANES_AT_ONCE = 500
 
 
 class Told(msgspec.Struct, frozen=True, gc=False):
@@ -60,10 +61,17 @@ class OutcomeStore:
 
     def fate(self, subscription: str, shard: int, position: bytes, record: bytes, now_ms: int) -> Fate:
         """What became of the event at a position for a subscription, or is becoming of it."""
-        letters = self._queues.dead_letters(subscription)
-        dead = next((one for one in letters if (one.shard, one.position) == (shard, position)), None)
-        waits = self._waits(subscription, shard, position, record)
-        return Fate(waits, dead, tuple(self._told(subscription, shard, position, now_ms)))
+        return self.fates(subscription, shard, {position: record}, now_ms)[position]
+
+    def fates(self, subscription: str, shard: int, wanted: Mapping[bytes, bytes], now_ms: int) -> dict[bytes, Fate]:
+        """The same of several events of a shard (position: record)."""
+        dead: dict[bytes, DeadLetter] = {}
+        for letter in self._queues.dead_letters(subscription, shard):
+            if letter.position in wanted:
+                dead.setdefault(letter.position, letter)
+        waits = self._waits(subscription, shard, wanted)
+        told = self._told(subscription, shard, list(wanted), now_ms)
+        return {place: Fate(waits.get(place), dead.get(place), tuple(told[place])) for place in wanted}
 
     def accepted(self, subscription: str, shard: int, since_ms: int, now_ms: int) -> set[bytes]:
         """The events of a shard's log that a subscription accepted, of those recorded since a time (Unix ms).
@@ -81,22 +89,33 @@ class OutcomeStore:
                 at += count * _ENTRY
         return found
 
-    def _waits(self, subscription: str, shard: int, position: bytes, record: bytes) -> Waits | None:
-        event = events.unpack(record)
-        lanes = [events.lane_id(event.session_no, event.phone), events.resend_lane(position)]
-        call = Call("peek_lanes", [keys.lanes(shard, subscription, lane) for lane in lanes], lanes)
-        values = cast("list[bytes]", self._client.run([call])[0])
-        scores = self._client.commands([["ZSCORE", keys.queue(shard, subscription), lane] for lane in lanes])
-        for value, score in zip(values, cast("list[bytes | None]", scores), strict=True):
-            attempts, places = positions.split(value) if value else (0, [])
-            if position in places:
-                behind = places.index(position)
-                return Waits(0 if behind else attempts, int(float(score or 0)), behind)
-        return None
+    def _waits(self, subscription: str, shard: int, wanted: Mapping[bytes, bytes]) -> dict[bytes, Waits]:
+        lanes: list[bytes] = []
+        owners: list[bytes] = []
+        for position, record in wanted.items():
+            event = events.unpack(record)
+            lanes += (events.lane_id(event.session_no, event.phone), events.resend_lane(position))
+            owners += (position, position)
+        found: dict[bytes, Waits] = {}
+        for start in range(0, len(lanes), _LANES_AT_ONCE):
+            page = lanes[start : start + _LANES_AT_ONCE]
+            call = Call("peek_lanes", [keys.lanes(shard, subscription, lane) for lane in page], page)
+            values = cast("list[bytes]", self._client.run([call])[0])
+            scores = self._client.commands([["ZSCORE", keys.queue(shard, subscription), lane] for lane in page])
+            for position, value, score in zip(owners[start:], values, cast("list[bytes | None]", scores), strict=False):
+                attempts, places = positions.split(value) if value else (0, [])
+                if position in places and position not in found:
+                    behind = places.index(position)
+                    found[position] = Waits(0 if behind else attempts, int(float(score or 0)), behind)
+        return found
 
-    def _told(self, subscription: str, shard: int, position: bytes, now_ms: int) -> Iterator[Told]:
-        for hour, noted in self._noted(subscription, shard, int.from_bytes(position[:8]), now_ms):
-            yield from _find(noted, mark_of(position), hour)
+    def _told(self, subscription: str, shard: int, wanted: Sequence[bytes], now_ms: int) -> dict[bytes, list[Told]]:
+        found: dict[bytes, list[Told]] = {position: [] for position in wanted}
+        first = min((int.from_bytes(position[:8]) for position in wanted), default=now_ms)
+        for hour, noted in self._noted(subscription, shard, first, now_ms):
+            for position in wanted:
+                found[position] += _find(noted, mark_of(position), hour)
+        return found
 
     def _noted(self, subscription: str, shard: int, since_ms: int, now_ms: int) -> Iterator[tuple[int, bytes]]:
         """What was noted, by hour. From the hour before its own on: a holder's clock may be seconds behind."""

@@ -299,9 +299,9 @@ class QueueStore:
                     found.append(Waiting(shard, lane, attempts, due_ms, tuple(places)))
         return sorted(found, key=lambda lane: lane.due_ms)
 
-    def dead_letters(self, subscription: str) -> Iterator[DeadLetter]:
-        """Dead letters, the newest first within a shard."""
-        for shard in range(self._shards):
+    def dead_letters(self, subscription: str, in_shard: int | None = None) -> Iterator[DeadLetter]:
+        """Dead letters, of every shard or of one, the newest first within a shard."""
+        for shard in range(self._shards) if in_shard is None else (in_shard,):
             high = "+"
             while True:
                 (reply,) = self._client.commands(

@@ -170,6 +170,51 @@ class SessionStore:
             ]
         )
 
+    def forget(self, account: str, session_nos: Sequence[str]) -> list[str]:
+        """Remove sessions: they are not polled any more. Their events stay, and what waits of them is delivered.
+
+        Returns those that there were.
+        """
+        there: list[str] = []
+        groups = self.by_shard(dict.fromkeys(session_nos))
+        calls = [
+            Call(
+                "forget_sessions",
+                [
+                    keys.index(shard),
+                    keys.due(shard, account),
+                    keys.expiry(shard),
+                    keys.hinted(shard, account),
+                    keys.damaged(shard, account),
+                    *(keys.session(shard, account, no) for no in group),
+                ],
+                [keys.poll_member(account), f"{account}:", *group],
+            )
+            for shard, group in groups.items()
+        ]
+        for group, reply in zip(groups.values(), self._client.run(calls), strict=True):
+            there += [no for no, was in zip(group, cast("list[int]", reply), strict=True) if was]
+        return there
+
+    def unsettled(self, account: str) -> int:
+        """How many of an account's sessions are still asked for."""
+        replies = self._client.commands([["ZCARD", keys.due(shard, account)] for shard in range(self._shards)])
+        return sum(cast("list[int]", replies))
+
+    def due(self, account: str, now_ms: int, limit: int) -> dict[str, int]:
+        """Sessions that are due, with since when (Unix ms): of each shard the longest due, at most ``limit``."""
+        replies = self._client.commands(
+            [
+                ["ZRANGEBYSCORE", keys.due(shard, account), "-inf", now_ms, "WITHSCORES", "LIMIT", 0, limit]
+                for shard in range(self._shards)
+            ]
+        )
+        found: dict[str, int] = {}
+        for reply in replies:
+            flat = cast("list[bytes]", reply)
+            found |= {no.decode(): int(float(due)) for no, due in zip(flat[::2], flat[1::2], strict=True)}
+        return found
+
     def due_ms(self, account: str, session_no: str) -> int | None:
         """When a session is polled next (Unix ms), None if it is not."""
         shard = keys.shard_of(session_no, self._shards)

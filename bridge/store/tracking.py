@@ -1,16 +1,20 @@
-"""Who has tracked at all, and what could not be tracked."""
+"""Who has tracked at all, from where, and what could not be tracked."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from time import monotonic
 from typing import cast
 
 import msgspec
 
 from bridge.store import keys
-from bridge.store.client import Client
+from bridge.store.client import Argument, Client
 
 _MOST_REJECTED = 10_000
+MOST_ORIGINS = 16_383
+_ORIGIN_KEPT_S = 3_600.0
+_NOTED_S = 60.0
 
 
 class Rejected(msgspec.Struct, frozen=True, gc=False):
@@ -21,19 +25,71 @@ class Rejected(msgspec.Struct, frozen=True, gc=False):
     item: str
     reason: str
 
+    def names(self, session_no: str) -> bool:
+        """Whether it is, or was a list with, an item of this session."""
+        try:
+            found: object = msgspec.json.decode(self.item)
+        except (msgspec.MsgspecError, RecursionError):  # it was cut
+            return msgspec.json.encode(session_no).decode() in self.item
+        parts = found if isinstance(found, list) else [found]
+        return session_no in [part.get("session_no") if isinstance(part, dict) else part for part in parts]
+
+
+class Origins:
+    """The machines that track, by a number each: one to three bytes of a session instead of a name.
+
+    Numbers go round: a session's is given to another only after 16,383 new machines tracked within the three weeks
+    that sessions live for at most. Two processes that meet a name at once may give it two numbers: both mean it.
+    """
+
+    def __init__(self, client: Client, ticking: Callable[[], float] = monotonic) -> None:
+        self._client = client
+        self._ticking = ticking
+        self._known: dict[str, tuple[int, float]] = {}
+
+    def number(self, name: str) -> int:
+        """The number of a name, a new one where it has none; 0 for ""."""
+        if not name:
+            return 0
+        known = self._known.get(name)
+        if known is None or self._ticking() - known[1] > _ORIGIN_KEPT_S:
+            if len(self._known) >= MOST_ORIGINS:
+                self._known.clear()
+            known = self._known[name] = self._look_up(name), self._ticking()
+        return known[0]
+
+    def name(self, number: int) -> str:
+        """The name of a number, "" where there is none."""
+        (name,) = self._client.commands([["HGET", keys.ORIGINS, f"n{number}"]])
+        return cast("bytes", name).decode() if name is not None else ""
+
+    def _look_up(self, name: str) -> int:
+        (found,) = self._client.commands([["HGET", keys.ORIGINS, f"m{name}"]])
+        if found is not None:
+            return int(cast("bytes", found))
+        (count,) = self._client.commands([["HINCRBY", keys.ORIGINS, "last", 1]])
+        number = (cast("int", count) - 1) % MOST_ORIGINS + 1
+        (before,) = self._client.commands([["HGET", keys.ORIGINS, f"n{number}"]])
+        if before is not None:
+            self._client.commands([["HDEL", keys.ORIGINS, f"m{cast('bytes', before).decode()}"]])
+        self._client.commands([["HSET", keys.ORIGINS, f"n{number}", name, f"m{name}", number]])
+        return number
+
 
 class TrackingStore:
     """Accounts that have sessions, and rejected items, by account."""
 
-    def __init__(self, client: Client) -> None:
+    def __init__(self, client: Client, ticking: Callable[[], float] = monotonic) -> None:
         self._client = client
-        self._known: set[str] = set()
+        self._ticking = ticking
+        self._noted: dict[str, float] = {}
 
     def note_account(self, account: str) -> None:
-        """Remember that an account tracks."""
-        if account not in self._known:
+        """Remember that an account tracks: once a minute, for an operator may have removed it meanwhile."""
+        now = self._ticking()
+        if now - self._noted.get(account, -_NOTED_S) >= _NOTED_S:
             self._client.commands([["SADD", keys.ACCOUNTS, account]])
-            self._known.add(account)
+            self._noted[account] = now
 
     def accounts(self) -> list[str]:
         """Every account that has tracked."""
@@ -60,3 +116,17 @@ class TrackingStore:
                 fields[b"i"].decode(),
                 fields[b"w"].decode(),
             )
+
+    def drop(self, account: str, ids: Sequence[str]) -> int:
+        """Forget rejected items. Returns how many of these there were."""
+        (dropped,) = self._client.commands([["XDEL", keys.rejected(account), *ids]])
+        return cast("int", dropped)
+
+    def drop_before(self, account: str, before_ms: int | None) -> int:
+        """Forget what was rejected before then (Unix ms), None for all of it. Returns how many."""
+        name = keys.rejected(account)
+        command: list[Argument] = ["XTRIM", name, "MAXLEN", 0]
+        if before_ms is not None:
+            command = ["XTRIM", name, "MINID", f"{max(0, before_ms)}-0"]
+        (dropped,) = self._client.commands([command])
+        return cast("int", dropped)

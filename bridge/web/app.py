@@ -7,15 +7,20 @@ from collections.abc import Callable, Mapping
 import anyio
 import anyio.to_thread
 from litestar import Litestar, Response, get
+from litestar.exceptions import HTTPException
 from litestar.openapi import OpenAPIConfig
 
 from bridge.errors import BridgeError
+from bridge.web.problems import failed, problem, refused
+from bridge.web.push import Pushes, push_route
 
 CHECK_WITHIN_S = 5.0  # a load balancer's own patience is seldom more than 10 s
 CHECKS_AT_ONCE = 16  # a check that hangs keeps its thread: so many, and no more, can
 
 
-def create_app(checks: Mapping[str, Callable[[], None]], *, check_within_s: float = CHECK_WITHIN_S) -> Litestar:
+def create_app(
+    checks: Mapping[str, Callable[[], None]], pushes: Pushes, *, check_within_s: float = CHECK_WITHIN_S
+) -> Litestar:
     """The application. ``checks`` are what ``/readyz`` runs, by name; each raises BridgeError, saying what to do."""
     limiter = anyio.CapacityLimiter(CHECKS_AT_ONCE)
 
@@ -28,9 +33,9 @@ def create_app(checks: Mapping[str, Callable[[], None]], *, check_within_s: floa
         failures: dict[str, str] = {}
 
         async def run(name: str, check: Callable[[], None]) -> None:
-            problem = await _problem_of(check, check_within_s, limiter)
-            if problem:
-                failures[name] = problem
+            found = await _problem_of(check, check_within_s, limiter)
+            if found:
+                failures[name] = found
 
         async with anyio.create_task_group() as group:
             for name, check in checks.items():
@@ -40,7 +45,8 @@ def create_app(checks: Mapping[str, Callable[[], None]], *, check_within_s: floa
         return _not_ready({name: failures[name] for name in checks if name in failures})
 
     return Litestar(
-        route_handlers=[healthz, readyz],
+        route_handlers=[healthz, readyz, push_route(pushes)],
+        exception_handlers={HTTPException: refused, Exception: failed},
         openapi_config=OpenAPIConfig(title="usms-bridge", version="1"),
         # Logging is the process's, set up once where it starts.
         logging_config=None,
@@ -62,16 +68,6 @@ async def _problem_of(check: Callable[[], None], within_s: float, limiter: anyio
 
 
 def _not_ready(failures: Mapping[str, str]) -> Response[dict[str, object]]:
-    """RFC 9457, with a member ``failures``: what is not reachable, and what to do about it."""
-    return Response(
-        {
-            "type": "about:blank",
-            "title": "Not ready",
-            "status": 503,
-            "detail": "; ".join(f"{name}: {problem}" for name, problem in failures.items()),
-            "failures": dict(failures),
-        },
-        status_code=503,
-        media_type="application/problem+json",
-        headers={"Retry-After": "5"},
-    )
+    """A problem with a member ``failures``: what is not reachable, and what to do about it."""
+    detail = "; ".join(f"{name}: {found}" for name, found in failures.items())
+    return problem(503, detail, failures=dict(failures))

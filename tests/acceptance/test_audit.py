@@ -34,7 +34,7 @@ def test_what_is_done_with_a_subscription_is_noted(bridge: Bridge, terminal: Ter
     assert terminal("subscriptions", "resume", name).code == 2
     terminal("subscriptions", "test", name)
     terminal("subscriptions", "remove", name, "--yes")
-    terminal("accounts", "secret", "shop")
+    terminal("accounts", "secret")
     terminal("rewrap")
 
     noted = _noted(terminal)
@@ -48,7 +48,7 @@ def test_what_is_done_with_a_subscription_is_noted(bridge: Bridge, terminal: Ter
         ("subscriptions resume", name, "done", {"deliver": "none", "dropped": 1}),
         ("subscriptions resume", name, "failed", {"deliver": "all", "error": "UsageError"}),
         ("subscriptions remove", name, "done", {"dropped": 1, "dead_letters_dropped": 0}),
-        ("accounts secret", "shop", "done", {}),
+        ("accounts secret", "default", "done", {}),
         ("rewrap", None, "done", {"rewrapped": 0, "unreadable": 0}),
     ]
     with redis.Redis.from_url(str(bridge.settings.redis_url and bridge.settings.redis_url.get_secret_value())) as store:
@@ -83,9 +83,25 @@ def test_an_erasure_is_noted_without_the_phone(bridge: Bridge, terminal: Termina
 
 @pytest.mark.usefixtures("bridge")
 def test_people_see_a_table(terminal: Terminal) -> None:
-    terminal("accounts", "secret", "shop")
+    terminal("accounts", "secret")
     header, row = cells(terminal("audit", "--since", "1h"))
     assert header[1:] == ["who", "action", "of", "outcome", "details"]
-    assert row[2:5] == ["accounts secret", "shop", "done"]
+    assert row[2:5] == ["accounts secret", "default", "done"]
     assert terminal("audit", "--since", "1700000000", "--json").rows()
     assert terminal("audit", "--since", "17000000000000").code == 2
+
+
+def test_what_is_done_with_accounts_and_sessions_is_noted(bridge: Bridge, terminal: Terminal, tmp_path: Path) -> None:
+    key = tmp_path / "shop.key"
+    key.write_text("the-private-key")
+    terminal("accounts", "add", "shop", "--public-key", "the-public-key", "--private-key-file", str(key))
+    terminal("accounts", "edit", "shop", "--rate", "2")
+    terminal("sessions", "forget", "nobody")
+    terminal("rejected", "drop", "--all")
+    terminal("accounts", "remove", "shop")
+    ran = terminal("audit", "--json")
+    actions = [str(row["action"]) for row in ran.rows()]
+    assert set(actions) >= {"accounts add", "accounts edit", "accounts remove", "sessions forget", "rejected drop"}
+    assert "the-private-key" not in ran.out
+    assert "the-public-key" not in ran.out
+    assert bridge.accounts.all() == []

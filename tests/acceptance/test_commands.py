@@ -41,6 +41,7 @@ UNREACHABLE = "redis://127.0.0.1:1/0"
 READING = (
     "sessions list",
     "sessions show nAQDODtO",
+    "sessions forget nAQDODtO",
     "sessions poll-now nAQDODtO",
     f"subscriptions add {URL}",
     "subscriptions list",
@@ -57,6 +58,13 @@ READING = (
     "events tail",
     "deliveries list",
     "rejected list",
+    "rejected drop --all",
+    "explain nAQDODtO",
+    "accounts list",
+    "accounts check",
+    "accounts secret",
+    "accounts edit shop --rate 5",
+    "accounts remove shop",
 )
 COMMANDS = (*(" ".join(one.split()[:2]) for one in READING), "track", "doctor")
 
@@ -281,8 +289,8 @@ def test_what_the_provider_refuses_and_what_cannot_be_read_are_seen(bridge: Brid
     bridge.client.redis.set(broken, b"vers\xff")
     bridge.sessions.set_aside("default", ["broken"])
 
-    (row,) = terminal("sessions", "list", "--state", "refused", "--json").rows()
-    assert (row["session_no"], row["state"]) == ("bad", "refused")
+    (row,) = terminal("sessions", "list", "--state", "quarantined", "--json").rows()
+    assert (row["session_no"], row["state"]) == ("bad", "quarantined")
     assert {one["session_no"] for one in terminal("sessions", "list", "--state", "open", "--json").rows()} == {
         "fine",
         "bad",

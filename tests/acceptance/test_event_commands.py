@@ -215,6 +215,7 @@ def test_rejected_list_shows_items_with_reasons_the_newest_first(bridge: Bridge,
         ("shop", long, "item 4: session_no: 200 characters"),
     }
     heading, row = cells(terminal("rejected", "list", "--account", "shop"))
-    assert heading == ["arrived", "account", "reason", "item"]
-    assert row[3].endswith("…")
-    assert len(row[3]) == 60
+    assert heading == ["id", "arrived", "account", "reason", "item"]
+    assert row[0].startswith("shop:")
+    assert row[4].endswith("…")
+    assert len(row[4]) == 60

@@ -22,13 +22,18 @@ import uvicorn
 from bridge.errors import BrokerUnreachable, StoreUnreachable
 from bridge.store.server import EmbeddedServer
 from bridge.web.app import create_app
+from bridge.web.push import Pushes
 from tests.clusters import real_cluster
 from tests.servers import bridge_on
 
+NOBODY = Pushes(admits=lambda _account, _token: False, hint=lambda _account, _nos: False, wake=lambda _account: None)
+
 
 @contextmanager
-def serving(checks: Mapping[str, Callable[[], None]], check_within_s: float = 5.0) -> Iterator[str]:
-    app = create_app(checks, check_within_s=check_within_s)
+def serving(
+    checks: Mapping[str, Callable[[], None]], check_within_s: float = 5.0, pushes: Pushes = NOBODY
+) -> Iterator[str]:
+    app = create_app(checks, pushes, check_within_s=check_within_s)
     server = uvicorn.Server(uvicorn.Config(app, log_config=None, ws="none"))
     with socket.create_server(("127.0.0.1", 0)) as listening:
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
@@ -68,7 +73,7 @@ def test_what_is_not_reachable_is_named_with_what_to_do() -> None:
     assert answer.headers["Content-Type"] == "application/problem+json"
     assert answer.json() == {
         "type": "about:blank",
-        "title": "Not ready",
+        "title": "Service Unavailable",
         "status": 503,
         "detail": "broker: it does not answer: check BRIDGE_BROKER_URL",
         "failures": {"broker": "it does not answer: check BRIDGE_BROKER_URL"},

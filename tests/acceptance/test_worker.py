@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -37,6 +38,9 @@ def test_it_runs_right_beside_modules_of_the_same_names(tmp_path: Path) -> None:
                 assert worker.poll() is None, worker.stderr.read() if worker.stderr else ""
                 assert time.monotonic() < deadline, "the worker did not track"
                 time.sleep(0.05)
+            state = bridge.sessions.read("default", ["from-a-foreign-app"])["from-a-foreign-app"].state
+            assert state is not None
+            assert bridge.origins.name(state.origin) == socket.gethostname()
             worker.send_signal(signal.SIGTERM)
             assert worker.wait(20) == 0
         finally:

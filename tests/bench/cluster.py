@@ -11,8 +11,9 @@ from typing import cast
 import msgspec
 
 from bridge.cli.family import Family
+from bridge.domain.accounts import DEFAULT_ACCOUNT
 from bridge.domain.commits import Write
-from bridge.wiring import DEFAULT_ACCOUNT, Bridge
+from bridge.wiring import Bridge
 from tests.bench.delivery import records, write_of
 from tests.bench.house import House, open_bridge
 from tests.bench.machine import cpu_s, describe_machine

@@ -10,10 +10,11 @@ import msgspec
 
 from bridge.cli.family import Child, Family
 from bridge.domain import events
+from bridge.domain.accounts import DEFAULT_ACCOUNT
 from bridge.domain.commits import ABSENT, CommitResult, Due, Entry, Route, Write
 from bridge.domain.receipts import Status
 from bridge.domain.status import PhoneState, SessionState
-from bridge.wiring import DEFAULT_ACCOUNT, Bridge
+from bridge.wiring import Bridge
 from tests.bench.house import House, open_bridge
 from tests.bench.machine import apart, cpu_s, describe_machine, median_by
 from tests.bench.receiver import Receiver

@@ -24,13 +24,14 @@ from msgspec.structs import replace
 from bridge.cli.family import Child, Family
 from bridge.cli.house import compressed
 from bridge.domain import events
+from bridge.domain.accounts import DEFAULT_ACCOUNT
 from bridge.domain.breaker import BreakerPolicy
 from bridge.domain.commits import CommitResult, Due, Entry, Route, Write
 from bridge.domain.deliveries import Part
 from bridge.domain.receipts import Status
 from bridge.domain.status import SessionState
 from bridge.settings import load_settings
-from bridge.wiring import DEFAULT_ACCOUNT, Bridge
+from bridge.wiring import Bridge
 from tests.bench.house import House, open_bridge
 from tests.bench.listener import EACH, Drained, ask, listens, serve
 from tests.bench.machine import apart, cpu_s, describe_machine

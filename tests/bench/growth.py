@@ -10,13 +10,14 @@ from typing import cast
 import msgspec
 
 from bridge.cli.family import Family
+from bridge.domain.accounts import DEFAULT_ACCOUNT
 from bridge.domain.commits import ABSENT, Due, Write
 from bridge.domain.polls import Outcome, noted
 from bridge.domain.status import SessionState
 from bridge.domain.tracking import SessionRequest
 from bridge.polling.poll import Batch
 from bridge.store import keys
-from bridge.wiring import DEFAULT_ACCOUNT, Bridge
+from bridge.wiring import Bridge
 from tests.bench.house import House, open_bridge
 from tests.bench.machine import apart, describe_machine
 

@@ -14,9 +14,10 @@ from urllib.parse import parse_qsl
 import msgspec
 
 from bridge.cli.family import Family
+from bridge.domain.accounts import DEFAULT_ACCOUNT
 from bridge.domain.commits import ABSENT, Write
 from bridge.domain.status import SessionState
-from bridge.wiring import DEFAULT_ACCOUNT, Bridge
+from bridge.wiring import Bridge
 from tests.bench.house import House, open_bridge
 from tests.bench.machine import describe_machine, median_by
 from tests.hostile import Connection, ok, serving

@@ -15,10 +15,11 @@ import msgspec
 
 from bridge.cli.family import Family
 from bridge.domain import events
+from bridge.domain.accounts import DEFAULT_ACCOUNT
 from bridge.domain.commits import Due, Entry, Route, Write
 from bridge.domain.receipts import Status
 from bridge.domain.status import SessionState
-from bridge.wiring import DEFAULT_ACCOUNT, Bridge
+from bridge.wiring import Bridge
 from tasks.process import Process
 from tests.bench.house import House, open_bridge
 from tests.bench.machine import describe_machine, median_by

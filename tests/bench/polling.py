@@ -11,12 +11,13 @@ from typing import Any, cast
 import msgspec
 
 from bridge.cli.family import Family
+from bridge.domain.accounts import DEFAULT_ACCOUNT
 from bridge.domain.subscriptions import Subscription
 from bridge.domain.tracking import SessionRequest
 from bridge.polling.poll import Batch
 from bridge.provider.client import UsmsClient
 from bridge.provider.wire import Receipts, parse_answer
-from bridge.wiring import DEFAULT_ACCOUNT, Bridge
+from bridge.wiring import Bridge
 from tests.bench.house import House, open_bridge
 from tests.bench.machine import apart, describe_machine, median_by
 from tests.simulator import PRIVATE_KEY, PUBLIC_KEY, running_simulator

@@ -11,9 +11,10 @@ from bridge.delivery.libcurl import pycurl
 from bridge.delivery.loop import Slice, Surroundings
 from bridge.delivery.transport import Request, Transport
 from bridge.domain import events
+from bridge.domain.accounts import DEFAULT_ACCOUNT
 from bridge.domain.outcome import Answer
 from bridge.domain.signing import Signer
-from bridge.wiring import DEFAULT_ACCOUNT, USER_AGENT, url_policy
+from bridge.wiring import USER_AGENT, url_policy
 from tests.bench.house import open_bridge
 
 

@@ -10,7 +10,8 @@ import msgspec
 import redis
 
 from bridge.cli.family import Child, Family
-from bridge.wiring import DEFAULT_ACCOUNT, Bridge
+from bridge.domain.accounts import DEFAULT_ACCOUNT
+from bridge.wiring import Bridge
 from tests.bench.house import House, open_bridge
 from tests.bench.machine import apart, cpu_s, describe_machine, median_by
 

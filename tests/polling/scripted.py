@@ -76,6 +76,21 @@ def recorder(parts: Parts, policy: PollPolicy = POLICY) -> Recorder:
     )
 
 
+class Everywhere:
+    """Gives every account the same provider."""
+
+    def __init__(self, provider: Scripted) -> None:
+        self._provider = provider
+
+    def of(self, _account: str) -> Scripted:
+        return self._provider
+
+    def rate(self, _account: str) -> float:
+        return 1_000
+
+    def close(self) -> None: ...
+
+
 def poller(parts: Parts, provider: Provider, policy: PollPolicy = POLICY, *, calls_per_second: float = 1_000) -> Poller:
     return Poller(
         sessions=parts.sessions,

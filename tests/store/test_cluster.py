@@ -82,6 +82,8 @@ def _poll(parts: Parts) -> list[str]:
     _, claimed = parts.sessions.claim("default", wanted, lease_end_ms, 60_000)
     parts.sessions.reschedule("default", dict.fromkeys(claimed, 1), lease_end_ms)
     parts.sessions.poll_now("default", [*claimed, "never"])
+    parts.pushes.hint("default", [*claimed, "never"])
+    parts.sessions.forget("default", ["never", "nobody"])
     parts.sessions.demand("default", parts.now_ms(), 60_000)
     parts.sessions.set_aside("default", list(claimed))
     assert parts.sessions.damaged("default") == []

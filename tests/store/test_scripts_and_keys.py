@@ -13,7 +13,7 @@ import redis
 from redis.exceptions import RedisClusterException
 
 from bridge.domain.breaker import Health
-from bridge.domain.commits import ABSENT, Write
+from bridge.domain.commits import ABSENT, Due, Write
 from bridge.domain.deliveries import FailedAttempt, Part, Settlement
 from bridge.domain.outcome import Verdict
 from bridge.errors import BridgeError, IncompatibleStore, StoreUnreachable
@@ -22,7 +22,7 @@ from bridge.store.client import Call, Client, open_store, script, translated
 from bridge.store.server import EmbeddedServer
 from bridge.store.wire import UNSERVED
 from tests.catalogue import catalogue, fault_of
-from tests.parts import OPEN, PHONE, SHARDS, Parts, entry, subscription
+from tests.parts import OPEN, PHONE, SHARDS, Parts, account, entry, subscription
 
 SCRIPTS = sorted(file.name for file in files("bridge.store").joinpath("lua").iterdir() if file.name.endswith(".lua"))
 
@@ -70,6 +70,8 @@ def test_every_kind_of_key_is_in_the_catalogue(parts: Parts) -> None:
     with parts.audit.noted("ops@here", "rewrap"):
         pass
     parts.tracking.reject("default", [("{}", "empty")])
+    parts.accounts.add(account())
+    parts.origins.number("sender-1")
     parts.wakes.take("poll:default", 2_000)
     parts.index.note_tick(1)
     parts.attempts.add([("sub_a", FailedAttempt(1, "evt_a", 1, 500, 1, "", b"", b""))])
@@ -78,7 +80,8 @@ def test_every_kind_of_key_is_in_the_catalogue(parts: Parts) -> None:
     parts.sessions.set_aside("default", ["s1"])
     parts.sessions.commit("default", [Write("s9", ABSENT, OPEN, 1, None, watch_ms=1_700_000_000_000)])
     parts.write("s1", entry("s1", sequence=1), entry("s1", "18500000002"))
-    parts.write("s2", expires_ms=9)
+    parts.write("s2", due=Due.NONE, expires_ms=9)
+    parts.pushes.take("default", ["s2"], 1)
     (first, second) = parts.take(b"t" * 16, "s1")
     parts.redis.hset(keys.TOMBSTONES, "t", 1)
     parts.redis.zadd(keys.erased(0, "default"), {"p": 1})

@@ -29,7 +29,7 @@ from tasks.process import Process
 from tests.delivery.slices import Receiver, publish, subscribe
 from tests.hostile import once, serving
 from tests.parts import Parts, entry, until
-from tests.polling.scripted import Scripted, receipt
+from tests.polling.scripted import Everywhere, Scripted, receipt
 from tests.servers import bridge_on, environ_for
 
 HOUR_MS = 3_600_000
@@ -41,7 +41,7 @@ class Desk:
     def __init__(self, bridge: Bridge) -> None:
         self.bridge = bridge
         self.provider = Scripted()
-        bridge.__dict__["provider"] = self.provider
+        bridge.__dict__["providers"] = Everywhere(self.provider)
         self.sent: list[tuple[str, tuple[str, ...]]] = []
         self.process = Process(lambda name, args: self.sent.append((name, args)))
         self.process.__dict__["bridge"] = bridge
@@ -114,6 +114,19 @@ def test_an_account_of_another_form_is_kept_aside(desk: Desk, account: object) -
 def test_no_account_is_the_default_one(desk: Desk) -> None:
     desk.process.track(["s1"], None)
     assert desk.tracked() == {"s1"}
+
+
+def test_who_tracked_first_is_kept(desk: Desk) -> None:
+    desk.process.track(["s1"], "default", "gen7@sender-1")
+    desk.process.track(["s1", "s2"], "default", "gen8@sender-2")
+    desk.process.track(["s3"], "default")
+    found = desk.bridge.sessions.read("default", ["s1", "s2", "s3"])
+    names = [desk.bridge.origins.name(one.state.origin) for one in found.values() if one.state]
+    assert names == ["sender-1", "sender-2", ""]
+    desk.bridge.poller.apply("default", {"s1": found["s1"]}, {"s1": [receipt()]})
+    (after,) = desk.bridge.sessions.read("default", ["s1"]).values()
+    assert after.state is not None
+    assert desk.bridge.origins.name(after.state.origin) == "sender-1"
 
 
 def test_tracking_again_repeats_nothing(desk: Desk) -> None:
@@ -248,6 +261,14 @@ def test_a_due_session_that_is_gone_does_not_keep_polls_going(desk: Desk, log: P
     desk.process.poll("default")
     assert desk.sent == []
     log.assert_index_is_right()
+
+
+def test_an_account_with_something_due_is_known_by_name(desk: Desk, log: Parts) -> None:
+    """One that was removed while a sender tracked for it: its sessions wait, and somebody must see that they do."""
+    log.write("s1", due=1, account="shop")
+    assert desk.bridge.tracking.accounts() == []
+    desk.process.tick()
+    assert desk.bridge.tracking.accounts() == ["shop"]
 
 
 def test_a_refused_account_sleeps_for_its_pause(desk: Desk, log: Parts) -> None:
