@@ -89,7 +89,7 @@ class Parts:
         self.attempts = AttemptLog(self.client)
         self.log = EventLog(self.client, shards)
         self.subscriptions = SubscriptionStore(self.client, shards)
-        self.tracking = TrackingStore(self.client)
+        self.tracking = TrackingStore(self.client, self.shards)
         self.index = Index(self.client, shards)
         self.wakes = Wakes(self.client)
         self.rate = RateStore(self.client)
