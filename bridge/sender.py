@@ -8,6 +8,7 @@ arrive after BrokerUnreachable, which is harmless: tracking a session twice send
 from __future__ import annotations
 
 import contextvars
+import json
 import os
 import re
 import threading
@@ -21,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
 from bridge.domain.server_urls import BrokerAddress, broker_address, safe_url
-from bridge.domain.tracking import is_account, parse_items, to_wire
+from bridge.domain.tracking import MAX_MESSAGE_BYTES, is_account, parse_items, to_wire
 from bridge.errors import BrokerUnreachable, SettingsError, UsageError
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ WITHIN_S = 4.8
 """The promise is 5 s; the rest is for starting the thread on a busy machine."""
 
 _SOCKET_TIMEOUT_S = 2.0
+_BESIDE_BYTES = 4_096  # the account and Celery's own part of a body
 _CONNECTIONS = 10
 _refuses_login = re.compile(r"noauth|wrongpass|noperm|access.?refused|invalid.*password|authentication", re.IGNORECASE)
 
@@ -46,17 +48,24 @@ def track(items: object, account: str = "default", *, broker_url: str | None = N
     ``metadata``, ``callback_url`` and ``sent_at``. ``broker_url`` goes before BRIDGE_BROKER_URL (or
     BRIDGE_BROKER_URL_FILE), and that before BRIDGE_REDIS_URL (or BRIDGE_REDIS_URL_FILE).
 
-    Raises InvalidSession (nothing is sent), UsageError for a wrong account name, SettingsError where no broker is
-    set, and BrokerUnreachable within 5 s.
+    Raises InvalidSession (nothing is sent), UsageError for a wrong account name or more than 16 MiB of items,
+    SettingsError where no broker is set, and BrokerUnreachable within 5 s.
     """
     requests = parse_items(items)
     if not is_account(str(account)):
         raise UsageError("account: give 1 to 32 of the characters a-z, 0-9, _ and -")
+    wire = [to_wire(request) for request in requests]
+    size = len(json.dumps(wire))
+    if size > MAX_MESSAGE_BYTES - _BESIDE_BYTES:
+        raise UsageError(
+            f"{len(wire):,} sessions make a message of {size:,} bytes, which workers refuse: give at most "
+            f"{MAX_MESSAGE_BYTES:,} bytes a call, and call again for the rest"
+        )
     return _send(
         broker_url,
         TASK,
         QUEUE,
-        args=[[to_wire(request) for request in requests]],
+        args=[wire],
         kwargs={"account": account},
         # They travel in the message's headers, where Flower and logs would show them: the default is the items.
         argsrepr=f"[{len(requests)} sessions]",
@@ -128,7 +137,10 @@ def _connectable(address: BrokerAddress) -> _Broker:
     app.conf.update(
         task_serializer="json",
         accept_content=["json"],
-        task_queues=[Queue(name, Exchange(name), routing_key=name) for name in (QUEUE, _POLL)],
+        task_queues=[
+            Queue(name, Exchange(name), routing_key=name, queue_arguments=address.queue_arguments)
+            for name in (QUEUE, _POLL)
+        ],
     )
     # Not the app's own connection: CELERY_BROKER_URL in the environment, which is the host's, would go before ours.
     connection = Connection(

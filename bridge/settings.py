@@ -79,6 +79,9 @@ class Settings(BaseSettings):
     data_dir: Annotated[Path, directory()] = _setting(
         "~/.local/share/usms-bridge", "Where the embedded server keeps its data and its secret keys."
     )
+    track_durable: Annotated[bool, yes_no()] = _setting(
+        "no", "Whether a tracking is acknowledged only once it is on the store's disk (WAITAOF): up to a second later."
+    )
     provider_url: Annotated[str, http_api()] = _setting(
         "https://api.scloudsg.com/", "The provider's API. Plain http is taken for its endpoint inside a VPC."
     )

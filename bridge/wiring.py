@@ -47,6 +47,7 @@ from bridge.store.index import Clock, Index, RateStore, Wakes
 from bridge.store.limits import LimitStore
 from bridge.store.line import Line
 from bridge.store.log import EventLog
+from bridge.store.memory import Memory
 from bridge.store.notices import NoticeStore
 from bridge.store.outcomes import OutcomeStore
 from bridge.store.pushes import PushStore
@@ -146,9 +147,10 @@ class Bridge:
         self.subscriptions = SubscriptionStore(self.client, shards)
         self.accounts = AccountStore(self.client)
         self.callback_urls = CallbackUrls(self.client, self.subscriptions)
-        self.tracking = TrackingStore(self.client)
+        self.tracking = TrackingStore(self.client, shards)
         self.origins = Origins(self.client)
         self.pushes = PushStore(self.client, self.sessions)
+        self.memory = Memory(self.client)
         self.index = Index(self.client, shards)
         self.wakes = Wakes(self.client)
         self.rate = RateStore(self.client)
@@ -326,7 +328,13 @@ class Bridge:
     @cached_property
     def tracker(self) -> Tracker:
         """Stores what senders track."""
-        return Tracker(sessions=self.sessions, clock=self.clock, policy=self.poll_policy, chance=self._chance)
+        return Tracker(
+            sessions=self.sessions,
+            clock=self.clock,
+            policy=self.poll_policy,
+            chance=self._chance,
+            await_disk=self.tracking.await_disk if self.settings.track_durable else None,
+        )
 
     @cached_property
     def committer(self) -> Committer:

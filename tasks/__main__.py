@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import cast
 
 from bridge.domain.server_urls import safe_url
-from bridge.errors import BridgeError, BrokerUnreachable
+from bridge.errors import BridgeError, BrokerUnreachable, UsageError
 from bridge.settings import Settings, load_settings
 from bridge.wiring import Bridge, observe
 
@@ -51,7 +51,8 @@ def _flower(_settings: Settings, options: Sequence[str]) -> int:
 
 
 def _run(argv: Sequence[str]) -> int:
-    from celery.exceptions import SecurityWarning
+    from amqp.exceptions import PreconditionFailed
+    from celery.exceptions import CPendingDeprecationWarning, SecurityWarning
     from celery.signals import setup_logging as celery_sets_up_logging
     from kombu.exceptions import OperationalError
 
@@ -61,9 +62,18 @@ def _run(argv: Sequence[str]) -> int:
     celery_sets_up_logging.connect(_leave_logging_alone)
     # Celery warns of root because of pickle, and no message here may be one. In containers root is the rule.
     warnings.filterwarnings("ignore", category=SecurityWarning)
+    # And, at each loss of the broker, of a default that it will change one day.
+    warnings.filterwarnings("ignore", category=CPendingDeprecationWarning)
     try:
         with app.connection_for_write() as connection:
             connection.ensure_connection(max_retries=1, timeout=_BROKER_TIMEOUT_S)
+            for queue in app.conf.task_queues:
+                queue(connection.default_channel).declare()
+    except PreconditionFailed as error:
+        raise UsageError(
+            f"RabbitMQ has a queue of the same name and another kind ({error.reply_text}): take what is in it, delete "
+            "it with `rabbitmqctl delete_queue NAME`, and start workers before senders"
+        ) from error
     except (OSError, OperationalError) as error:
         broker = safe_url(app.conf.broker_url)
         raise BrokerUnreachable(

@@ -7,6 +7,12 @@ from kombu import Exchange, Queue
 from bridge.domain.server_urls import broker_address
 from bridge.settings import load_settings
 from bridge.wiring import broker_url as configured_broker
+from tasks import channel, compression
+from tasks.beat import every
+
+# Before any connection is made: of Celery's own Redis transport a killed worker loses messages.
+channel.install()
+compression.install()
 
 _broker = broker_address(configured_broker(load_settings()))
 
@@ -23,28 +29,36 @@ broker_connection_retry_on_startup = True
 broker_transport_options: dict[str, object] = dict(_broker.transport_options)
 if _broker.is_redis:
     broker_transport_options |= {
-        # A message that a killed worker had is delivered again after this many seconds: no task runs for longer than
-        # 60 s, so one that is still at work is never given to a second worker.
-        "visibility_timeout": 120,
-        # Look for such messages every 5 s, in one worker at a time.
+        # The lease of a message that a worker has, in seconds: renewed each few seconds for as long as the worker
+        # lives, it brings back what a killed one had. No worker stands still for longer.
+        "visibility_timeout": 60,
+        # Delivery frees memory, and has to be woken for that.
+        "goes_on_when_full": True,
+        # Renew leases, and look for messages whose lease is over, every 5 s.
         "unacked_restore_interval": 5,
-        "unacked_restore_throttle": 1,
         # A dead connection is noticed in seconds, not by the system's own patience.
         "socket_connect_timeout": 5,
         "socket_timeout": 10,
         "socket_keepalive": True,
         "health_check_interval": 10,
     }
+else:
+    # Sent once RabbitMQ has it, not once the socket does.
+    broker_transport_options["confirm_publish"] = True
+
+# It sets aside what cannot be read, and outlives the broker.
+worker_consumer = "tasks.consumer:Consumer"
 
 # One queue for each kind of work, declared in full: a name alone would share one exchange with other projects.
 task_queues = [
-    Queue(name, Exchange(name), routing_key=name)
+    Queue(name, Exchange(name), routing_key=name, queue_arguments=_broker.queue_arguments)
     for name in ("bridge.track", "bridge.control", "bridge.poll", "bridge.deliver")
 ]
 task_default_queue = "bridge.control"
 task_create_missing_queues = False
 task_routes = {
     "bridge.track": {"queue": "bridge.track"},
+    "bridge.set_aside": {"queue": "bridge.track"},
     "bridge.tick": {"queue": "bridge.control"},
     "bridge.trim": {"queue": "bridge.control"},
     "bridge.poll": {"queue": "bridge.poll"},
@@ -71,7 +85,7 @@ accept_content = ["json"]
 task_serializer = "json"
 result_serializer = "json"
 
-# Flower sees tasks come and go; what they carry is replaced by the worker (tasks/redaction.py).
+# Flower sees tasks come and go; what they carry is replaced by the worker (tasks/intake.py).
 worker_send_task_events = True
 task_send_sent_event = True
 
@@ -83,9 +97,8 @@ timezone = "UTC"
 enable_utc = True
 
 beat_schedule = {
-    # One that waited for longer than its successor is of no use.
-    "tick": {"task": "bridge.tick", "schedule": 1.0, "options": {"expires": 10}},
-    "trim": {"task": "bridge.trim", "schedule": 60.0, "options": {"expires": 120}},
+    "tick": {"task": "bridge.tick", "schedule": every(1.0)},
+    "trim": {"task": "bridge.trim", "schedule": every(60.0)},
 }
 # Both run often and repeat harmlessly: nothing need be remembered in a file.
-beat_scheduler = "celery.beat:Scheduler"
+beat_scheduler = "tasks.beat:Scheduler"

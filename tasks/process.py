@@ -28,6 +28,7 @@ from bridge.polling.poll import Step
 from bridge.settings import load_settings
 from bridge.store.attempts import KEPT_MS
 from bridge.wiring import USER_AGENT, Bridge
+from tasks.shutdown import StopSignal
 from tasks.store_watch import StoreWatch
 
 _log = get_logger(__name__)
@@ -39,6 +40,8 @@ _POLL_WAKE_MS = 3_000
 """A run says each second that it goes on; one that was killed is not waited for any longer."""
 _EXPIRE_AT_ONCE = 1_000
 _COMPLAIN_EVERY_S = 60.0
+_SHORT = "the store is at 90 % of its maxmemory"
+_SHORT_PAUSE_MS = 5_000
 _ALL = 100_000
 """Due-sets of a shard to read where none may be missed: behind the queues that nobody can serve wait others."""
 
@@ -50,9 +53,9 @@ Send = Callable[[str, tuple[str, ...]], None]
 class Process:
     """What the tasks of one worker process share. ``stop`` makes its long tasks end early."""
 
-    def __init__(self, send: Send) -> None:
+    def __init__(self, send: Send, stopping: StopSignal | None = None) -> None:
         self._send = send
-        self._stopping = Event()
+        self._stopping = stopping or StopSignal()
         self._watch = StoreWatch()
         self._seen_results: set[str] = set()
         self._complaints: dict[tuple[str, str], float] = {}
@@ -74,6 +77,8 @@ class Process:
 
     def track(self, items: object, account: object, origin: object = None) -> None:
         """Store the good items and keep the bad ones aside. ``origin`` is what the message says of who sent it."""
+        if self.bridge.memory.is_short():
+            raise BridgeError(f"{_SHORT}: tracking waits until deliveries have freed some, or maxmemory is raised")
         name = account if isinstance(account, str) and is_account(account) else DEFAULT_ACCOUNT
         try:
             good, bad = sort_items(items)
@@ -123,6 +128,10 @@ class Process:
         self.bridge.tracking.reject(account, rejected)
         _log.warning("items rejected", account=account, count=len(rejected), first_reason=rejected[0][1])
 
+    def set_aside(self, start: str, reason: str) -> None:
+        """Keep what a message began with that cannot be read. Whose it is is not known."""
+        self._keep_aside(DEFAULT_ACCOUNT, [(start, f"message: {reason}")])
+
     # bridge.tick
 
     def tick(self) -> None:
@@ -147,6 +156,11 @@ class Process:
         """Poll an account's due sessions until none is left, or the task's time is over."""
         bridge = self.bridge
         wake = f"poll:{account}"
+        if bridge.memory.is_short():
+            # What it would find has no place. The tick wakes it again.
+            self._say("", f"{_SHORT}: polling pauses until deliveries have freed some, or maxmemory is raised")
+            bridge.wakes.keep(wake, _SHORT_PAUSE_MS)
+            return
         handed_over = Event()
 
         def hand_over() -> None:
@@ -243,10 +257,19 @@ class Process:
 
     def _complain(self, subscription: str, trouble: str) -> None:
         """Say what is wrong with a subscription, once a minute: each slice finds it anew."""
-        now = monotonic()
-        if now - self._complaints.get((subscription, trouble), -_COMPLAIN_EVERY_S) >= _COMPLAIN_EVERY_S:
-            self._complaints[subscription, trouble] = now
+        if self._is_news(subscription, trouble):
             _log.error("subscription cannot be served", subscription=subscription, reason=trouble)
+
+    def _is_news(self, what: str, trouble: str) -> bool:
+        now = monotonic()
+        is_news = now - self._complaints.get((what, trouble), -_COMPLAIN_EVERY_S) >= _COMPLAIN_EVERY_S
+        if is_news:
+            self._complaints[what, trouble] = now
+        return is_news
+
+    def _say(self, what: str, trouble: str) -> None:
+        if self._is_news(what, trouble):
+            _log.error(trouble)
 
     def _has_complained(self, subscription: str) -> bool:
         lately = monotonic() - _COMPLAIN_EVERY_S

@@ -98,7 +98,7 @@ class Parts:
         self.attempts = AttemptLog(self.client)
         self.log = EventLog(self.client, shards)
         self.subscriptions = SubscriptionStore(self.client, shards)
-        self.tracking = TrackingStore(self.client)
+        self.tracking = TrackingStore(self.client, self.shards)
         self.origins = Origins(self.client)
         self.accounts = AccountStore(self.client)
         self.pushes = PushStore(self.client, self.sessions)

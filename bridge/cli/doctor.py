@@ -11,8 +11,9 @@ from typing import Annotated
 
 import typer
 
-from bridge.cli.doctor_checks import BRIDGE_CHECKS, Finding, Verdict, fail, ok
+from bridge.cli.doctor_checks import BRIDGE_CHECKS, Finding, Verdict, fail, ok, read_server
 from bridge.cli.doctor_polling import POLLING_CHECKS
+from bridge.cli.doctor_servers import broker_findings, tracking_durable
 from bridge.cli.doctor_topology import store_findings
 from bridge.cli.output import printable, to_json
 from bridge.errors import BridgeError, SettingsError, Unreachable
@@ -100,16 +101,24 @@ def _server(settings: Settings) -> Iterator[Finding]:
     url = store_url(settings)
     with closing(Client(url, timeout_s=_TIMEOUT_S)) as client:
         yield from store_findings(client, url)
+        if settings.track_durable:
+            for node in client.nodes():
+                yield from tracking_durable(read_server(client, node, node.name))
 
 
 def _broker(settings: Settings) -> Iterator[Finding]:
-    from bridge.domain.server_urls import safe_url
+    from bridge.domain.server_urls import broker_address, safe_url, store_url
     from bridge.reachability import readiness_checks
+    from bridge.store.client import Client
     from bridge.wiring import broker_url
 
     url = broker_url(settings)
     readiness_checks(settings)["broker"]()
     yield ok("broker", f"{safe_url(url)} answers" + ("" if settings.broker_url else " (the store's server)"))
+    if settings.broker_url and broker_address(url).is_redis and not url.startswith("sentinel"):
+        with closing(Client(store_url(url), timeout_s=_TIMEOUT_S)) as client:
+            (node,) = client.nodes()
+            yield from broker_findings(read_server(client, node, safe_url(url)))
 
 
 def _json_printer() -> Callable[[Finding], None]:

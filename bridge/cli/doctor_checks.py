@@ -12,6 +12,7 @@ import msgspec
 from bridge.domain.accounts import DEFAULT_ACCOUNT
 from bridge.domain.durations import format_duration_ms
 from bridge.domain.events import iso_millis
+from bridge.domain.policy import MEMORY_SHORT
 from bridge.domain.subscriptions import SubscriptionState
 from bridge.errors import (
     BridgeError,
@@ -31,8 +32,8 @@ MOST_CLOCK_DIFFERENCE_MS = 5_000
 CERTIFICATE_WARNS_MS = 14 * 86_400_000
 """How long before a client certificate ends: as long as most authorities take at worst."""
 
-MEMORY_WARNS, MEMORY_FAILS = 0.75, 0.9
-"""Parts of maxmemory. At 90 % the server is about to refuse what is tracked and polled."""
+MEMORY_WARNS = 0.75
+"""Part of maxmemory."""
 
 LISTPACK_BYTES = 200
 """A lane's value grows to about this before most of its events are delivered; beyond the server's limit its hash
@@ -127,7 +128,7 @@ def _version(server: Server) -> Iterator[Finding]:
 
 def _eviction(server: Server) -> Iterator[Finding]:
     policy = server.info.get("maxmemory_policy", "unknown")
-    action = "set maxmemory-policy to noeviction: the server would drop sessions and events that nobody asked it to"
+    action = "set maxmemory-policy to noeviction: the server would drop, to make room, what nobody asked it to"
     if policy == "noeviction":
         yield ok("eviction", policy)
     elif _maxmemory(server):
@@ -168,8 +169,10 @@ def _memory(server: Server) -> Iterator[Finding]:
         return
     said = f"{_megabytes(used)} of {_megabytes(most)} used ({used / most:.0%})"
     action = "raise maxmemory, or find out what piles up: `bridge subscriptions list` shows what waits"
-    if used >= MEMORY_FAILS * most:
-        yield fail("memory", said, action)
+    if used >= MEMORY_SHORT * most:
+        yield fail(
+            "memory", f"{said}: tracking refuses and polling pauses until it is below {MEMORY_SHORT:.0%}", action
+        )
     elif used >= MEMORY_WARNS * most:
         yield warn("memory", said, action)
     else:

@@ -8,6 +8,10 @@ import msgspec
 
 from bridge.domain.breaker import BreakerPolicy
 
+MEMORY_SHORT = 0.9
+"""From this part of the store's maxmemory on tracking refuses and polling pauses. Only deliveries free memory, and a
+server that is full refuses some of what they need: the last tenth is theirs."""
+
 
 class PollPolicy(msgspec.Struct, frozen=True, kw_only=True):
     """How sessions are polled.

@@ -51,6 +51,15 @@ class BrokerAddress:
     def is_redis(self) -> bool:
         return self.url.startswith(("redis", "sentinel"))
 
+    @property
+    def queue_arguments(self) -> Mapping[str, object] | None:
+        """What the bridge's queues are declared with, by workers and senders alike: RabbitMQ refuses a difference.
+
+        Quorum queues outlive the loss of a RabbitMQ node. Nothing more is said, because that is all that a setting
+        of Celery's makes another team's app say.
+        """
+        return None if self.is_redis else {"x-queue-type": "quorum"}
+
 
 @dataclass(frozen=True, kw_only=True)
 class StoreAddress:

@@ -27,6 +27,8 @@ MAX_USER_ID_CHARS = 64
 MAX_METADATA_BYTES = 2_000
 MAX_METADATA_DEPTH = 32
 MAX_URL_CHARS = 2_048
+MAX_MESSAGE_BYTES = 16 * 1024 * 1024
+"""Of one message that carries items: more would hold a worker's memory for longer than its work."""
 
 _FIELDS = ("session_no", "phones", "phone_count", "metadata", "callback_url", "sent_at")
 _PHONE_FIELDS = ("phone", "user_id")
@@ -65,16 +67,17 @@ class _ItemError(ValueError):
     """What is wrong with an item; the caller adds its index."""
 
 
-def parse_item(item: object, index: int) -> SessionRequest:
+def parse_item(item: object, index: int, *, lenient: bool = False) -> SessionRequest:
     """A SessionNo, or a mapping with ``session_no`` and optional fields, as a request.
 
-    A field that is None counts as absent. Raises InvalidSession, whose message names the field, what is wrong and
-    what is right.
+    A field that is None counts as absent. ``lenient`` leaves out fields that are unlike any that is known, as a newer
+    release may send; one that is nearly right is a mistake all the same. Raises InvalidSession, whose message names the
+    field, what is wrong and what is right.
     """
     if type(item) is str and _is_session_no(item):
         return _plain(item)
     try:
-        return _parse(item)
+        return _parse(item, lenient=lenient)
     except _ItemError as wrong:
         raise InvalidSession(f"item {index}: {wrong}", index) from None
 
@@ -88,7 +91,7 @@ def parse_items(items: object) -> list[SessionRequest]:
 
 
 def sort_items(items: object) -> tuple[list[SessionRequest], list[tuple[int, object, str]]]:
-    """The good items as requests, and the bad ones as (index, item, reason).
+    """The good items as requests, and the bad ones as (index, item, reason): what a worker does with a message.
 
     Raises InvalidSession only where ``items`` is no list or longer than 10,000: then nothing of it can be told apart.
     """
@@ -96,7 +99,7 @@ def sort_items(items: object) -> tuple[list[SessionRequest], list[tuple[int, obj
     bad: list[tuple[int, object, str]] = []
     for index, item in enumerate(_listed(items)):
         try:
-            good.append(parse_item(item, index))
+            good.append(parse_item(item, index, lenient=True))
         except InvalidSession as invalid:
             bad.append((index, item, str(invalid)))
     return good, bad
@@ -154,13 +157,13 @@ def _listed(items: object) -> list[object] | tuple[object, ...]:
     return items
 
 
-def _parse(item: object) -> SessionRequest:
+def _parse(item: object, *, lenient: bool) -> SessionRequest:
     if isinstance(item, str):
         return SessionRequest(_session_no(item))
     if not isinstance(item, Mapping):
         raise _ItemError(f"a session must be a SessionNo or an object with session_no, not {_kind(item)}")
-    _refuse_unknown(item, _FIELDS, "")
-    phones = _phones(item.get("phones"))
+    _refuse_unknown(item, _FIELDS, "", lenient=lenient)
+    phones = _phones(item.get("phones"), lenient=lenient)
     return SessionRequest(
         session_no=_session_no(item.get("session_no")),
         phones=phones,
@@ -171,10 +174,12 @@ def _parse(item: object) -> SessionRequest:
     )
 
 
-def _refuse_unknown(item: Mapping[object, object], known: tuple[str, ...], prefix: str) -> None:
+def _refuse_unknown(item: Mapping[object, object], known: tuple[str, ...], prefix: str, *, lenient: bool) -> None:
     for key in item:
         if key not in known:
             near = get_close_matches(key, known, n=1) if isinstance(key, str) else []
+            if lenient and isinstance(key, str) and not near:
+                continue
             hint = f"; did you mean {near[0]}?" if near else f"; the fields are {', '.join(known)}"
             raise _ItemError(f"{prefix}{_shown(key)} is no field{hint}")
 
@@ -190,19 +195,19 @@ def _session_no(value: object) -> str:
     return str(value)
 
 
-def _phones(value: object) -> tuple[tuple[str, str | None], ...] | None:
+def _phones(value: object, *, lenient: bool) -> tuple[tuple[str, str | None], ...] | None:
     if value is None:
         return None
     if not isinstance(value, list | tuple):
         raise _ItemError(f"phones: must be a list, not {_kind(value)}")
     if not 1 <= len(value) <= MAX_PHONES:
         raise _ItemError(f"phones: {len(value):,} of them; give 1 to {MAX_PHONES:,}, or leave phones out")
-    return tuple(_phone(phone, f"phones[{place}]") for place, phone in enumerate(value))
+    return tuple(_phone(phone, f"phones[{place}]", lenient=lenient) for place, phone in enumerate(value))
 
 
-def _phone(value: object, where: str) -> tuple[str, str | None]:
+def _phone(value: object, where: str, *, lenient: bool) -> tuple[str, str | None]:
     if isinstance(value, Mapping):
-        _refuse_unknown(value, _PHONE_FIELDS, f"{where}: ")
+        _refuse_unknown(value, _PHONE_FIELDS, f"{where}: ", lenient=lenient)
         return _number(value.get("phone"), f"{where}.phone"), _user_id(value.get("user_id"), f"{where}.user_id")
     return _number(value, where), None
 

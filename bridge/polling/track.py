@@ -21,7 +21,17 @@ _TRIES = 20
 class Tracker:
     """Makes requests into sessions that are stored and due."""
 
-    def __init__(self, *, sessions: Sessions, clock: Clock, policy: PollPolicy, chance: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        *,
+        sessions: Sessions,
+        clock: Clock,
+        policy: PollPolicy,
+        chance: Callable[[], float],
+        await_disk: Callable[[Sequence[str]], None] | None = None,
+    ) -> None:
+        """``await_disk`` returns once what was written of sessions outlives a crash; None: nobody waits for that."""
+        self._await_disk = await_disk
         self._sessions = sessions
         self._clock = clock
         self._policy = policy
@@ -40,14 +50,16 @@ class Tracker:
         is the number of who asks, kept with the sessions that were not tracked before.
 
         Raises:
-            BridgeError: a session was written by others twenty times in a row; nothing of the rest is lost, the
-                message comes back.
+            BridgeError: a session was written by others twenty times in a row, or ``await_disk`` failed; nothing of
+                the rest is lost, the message comes back.
             StoreUnreachable: no answer.
         """
         pending = list(requests)
         for _ in range(_TRIES):
             pending = self._store(account, pending, callbacks or {}, origin)
             if not pending:
+                if self._await_disk is not None:
+                    self._await_disk([request.session_no for request in requests])
                 return
         raise BridgeError(f"{len(pending)} sessions kept changing while they were tracked")
 

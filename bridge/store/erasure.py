@@ -132,7 +132,7 @@ class Eraser:
         self._log = EventLog(client, shards)
         self._queues = QueueStore(client, shards)
         self._attempts = AttemptLog(client)
-        self._tracking = TrackingStore(client)
+        self._tracking = TrackingStore(client, shards)
         self._subscriptions = SubscriptionStore(client, shards)
 
     def erase(self, phone: str, accounts: Sequence[str], tombstones: Tombstones, now_ms: int) -> Erased:

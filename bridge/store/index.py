@@ -9,6 +9,7 @@ from typing import cast
 import msgspec
 
 from bridge.domain.rate import Slowed
+from bridge.errors import BridgeError, Unreachable
 from bridge.store import keys
 from bridge.store.client import Call, Client, Request, Steps
 
@@ -67,7 +68,13 @@ class Index:
 
     def note_tick(self, now_ms: int) -> None:
         """Leave word, for 10 s, that a tick ran: beat, the broker and a worker are alive."""
-        self._client.commands([["SET", keys.BEAT, now_ms, "PX", TICK_KEPT_MS]])
+        try:
+            # Plain first: an idle bridge does hardly anything else, and a script is two commands to the server.
+            self._client.commands([["SET", keys.BEAT, now_ms, "PX", TICK_KEPT_MS]])
+        except Unreachable:
+            raise
+        except BridgeError:
+            self._client.run([_mark(keys.BEAT, now_ms, TICK_KEPT_MS)])
 
     def last_tick_ms(self) -> int | None:
         """When the last tick ran (Unix ms, the server's), None if that is longer ago than 10 s."""
@@ -87,16 +94,21 @@ class Wakes:
 
     def take(self, what: str, ttl_ms: int) -> bool:
         """Whether the caller is to send the message."""
-        (reply,) = self._client.commands([["SET", keys.wake(what), 1, "NX", "PX", ttl_ms]])
-        return reply is not None
+        (taken,) = self._client.run([_mark(keys.wake(what), 1, ttl_ms, "new")])
+        return taken == 1
 
     def keep(self, what: str, ttl_ms: int) -> None:
         """Go on serving: nobody need send a message for the next ``ttl_ms``."""
-        self._client.commands([["SET", keys.wake(what), 1, "PX", ttl_ms]])
+        self._client.run([_mark(keys.wake(what), 1, ttl_ms)])
 
     def drop(self, what: str) -> None:
         """Stop serving."""
         self._client.commands([["DEL", keys.wake(what)]])
+
+
+def _mark(key: str, value: int, ttl_ms: int, only_if: str = "any") -> Call:
+    # A script, because a plain SET is refused with memory short, and delivery has to be woken then above all.
+    return Call("set_mark", [key], [value, ttl_ms, only_if])
 
 
 class Standing(msgspec.Struct, frozen=True, kw_only=True):

@@ -22,6 +22,7 @@ u:erased                 hash   bridge erase, bridge.trim               one fiel
 u:audit                  stream operators' commands                     newest 10,000
 u:attempts:<sub>         stream bridge.deliver                          a TTL of 30 days; newest 10,000
 u:rate:<a>               hash   bridge.poll                             a TTL of an hour; nine fields
+u{i}:durable             string bridge.track (BRIDGE_TRACK_DURABLE)     a TTL of a minute
 u{i}:registry            string subscriptions add, rotate, remove       one word: a random version
 u{i}:index               zset   every script that moves a due time      one member a due-set
 u{i}:s:<a>:<no>          string bridge.track, bridge.poll               removed BRIDGE_KEEP_SETTLED after it settled
@@ -100,6 +101,11 @@ def rate(account: str) -> str:
 
 def rejected(account: str) -> str:
     return f"u:rejected:{account}"
+
+
+def durable(shard: int) -> str:
+    """Written after a tracking, so that the wait for the disk has something of its own connection to wait for."""
+    return f"u{{{shard}}}:durable"
 
 
 def registry(shard: int) -> str:

@@ -8,6 +8,7 @@ from typing import cast
 
 import msgspec
 
+from bridge.errors import BridgeError, Unreachable
 from bridge.store import keys
 from bridge.store.client import Argument, Client
 
@@ -15,6 +16,8 @@ _MOST_REJECTED = 10_000
 MOST_ORIGINS = 16_383
 _ORIGIN_KEPT_S = 3_600.0
 _NOTED_S = 60.0
+_DISK_WITHIN_MS = 3_000
+"""An append-only file is synced each second; twice that on a busy disk. Below the client's own time-out of 5 s."""
 
 
 class Rejected(msgspec.Struct, frozen=True, gc=False):
@@ -79,8 +82,9 @@ class Origins:
 class TrackingStore:
     """Accounts that have sessions, and rejected items, by account."""
 
-    def __init__(self, client: Client, ticking: Callable[[], float] = monotonic) -> None:
+    def __init__(self, client: Client, shards: int, ticking: Callable[[], float] = monotonic) -> None:
         self._client = client
+        self._shards = shards
         self._ticking = ticking
         self._noted: dict[str, float] = {}
 
@@ -95,6 +99,32 @@ class TrackingStore:
         """Every account that has tracked."""
         (reply,) = self._client.commands([["SMEMBERS", keys.ACCOUNTS]])
         return sorted(name.decode() for name in cast("list[bytes]", reply))
+
+    def await_disk(self, session_nos: Sequence[str]) -> None:
+        """Wait until all that was written of these sessions is in the server's append-only file, on its disk.
+
+        WAITAOF waits for what its own connection wrote, and pooled ones did the writing: so each shard of theirs gets
+        a write more, which the file has after them.
+
+        Raises:
+            BridgeError: not within 3 s, or the server has no append-only file.
+        """
+        if self._client.is_cluster:
+            raise BridgeError("BRIDGE_TRACK_DURABLE is not for a store on a cluster: unset it")
+        shards = sorted({keys.shard_of(no, self._shards) for no in session_nos})
+        writes: list[list[str | int]] = [["SET", keys.durable(shard), 1, "PX", 60_000] for shard in shards]
+        try:
+            (*_, synced) = self._client.commands([*writes, ["WAITAOF", 1, 0, _DISK_WITHIN_MS]])
+        except Unreachable:
+            raise
+        except BridgeError as error:
+            raise BridgeError(
+                f"{error}: BRIDGE_TRACK_DURABLE needs a server with `appendonly yes` (Redis 7.2, Valkey 8 or newer)"
+            ) from error
+        if cast("list[int]", synced)[0] < 1:
+            raise BridgeError(
+                f"what was tracked is not on the store's disk within {_DISK_WITHIN_MS // 1000} s: see its disk and load"
+            )
 
     def reject(self, account: str, items: Sequence[tuple[str, str]]) -> None:
         """Keep bad items, as (JSON text, reason): the newest 10,000 of an account."""

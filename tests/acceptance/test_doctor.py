@@ -11,13 +11,14 @@ import pytest
 import redis
 
 from bridge.cli.doctor_checks import SERVER_CHECKS, Server, Verdict
+from bridge.cli.doctor_servers import broker_findings
 from bridge.domain.credentials import Identity
 from bridge.domain.rate import Slowed
 from bridge.domain.subscriptions import Options
 from bridge.store import keys
 from bridge.wiring import Bridge
 from tests.commands import URL, Terminal, deliveries_in_every_state, use_environ
-from tests.servers import environ_for
+from tests.servers import environ_for, valkey
 from tests.simulator import running_simulator
 
 UNREACHABLE = "redis://127.0.0.1:1/0"
@@ -321,3 +322,22 @@ def test_it_runs_as_a_process_of_its_own(bridge: Bridge, server: str, tmp_path: 
     )
     assert (ran.returncode, ran.stderr) == (1, "")
     assert "fail  provider" in ran.stdout
+
+
+def test_a_broker_of_its_own_is_looked_at_too() -> None:
+    assert list(broker_findings(HEALTHY)) == []
+    poor = Server(
+        url="",
+        info={"redis_version": "6.2.0", "maxmemory_policy": "allkeys-lru", "maxmemory": "1"},
+        config={},
+        ahead_ms=0,
+    )
+    assert [(one.check, one.verdict) for one in broker_findings(poor)] == [("broker", Verdict.FAIL)] * 2
+
+
+@pytest.mark.usefixtures("bridge")
+def test_a_broker_that_evicts_is_found(terminal: Terminal, monkeypatch: pytest.MonkeyPatch) -> None:
+    with valkey(maxmemory="100mb", maxmemory_policy="allkeys-lru") as broker:
+        monkeypatch.setenv("BRIDGE_BROKER_URL", broker.replace("redis://", "valkey://"))
+        found = [row for row in terminal("doctor", "--json").rows() if row["check"] == "broker"]
+    assert [row["verdict"] for row in found] == ["ok", "fail"]

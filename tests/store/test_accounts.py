@@ -155,7 +155,7 @@ def test_what_is_kept_under_a_name_goes_with_it_and_anothers_stays(parts: Parts)
 
 def test_an_account_that_tracks_again_after_it_was_removed_is_noted_again(parts: Parts) -> None:
     now = [0.0]
-    tracking = TrackingStore(parts.client, ticking=lambda: now[0])
+    tracking = TrackingStore(parts.client, parts.shards, ticking=lambda: now[0])
     tracking.note_account("shop")
     parts.accounts.remove("shop", parts.shards)
     before = parts.client.round_trips

@@ -84,6 +84,7 @@ def test_every_kind_of_key_is_in_the_catalogue(parts: Parts) -> None:
     parts.pushes.take("default", ["s2"], 1)
     (first, second) = parts.take(b"t" * 16, "s1")
     parts.redis.hset(keys.TOMBSTONES, "t", 1)
+    parts.redis.set(keys.durable(0), 1, px=60_000)
     parts.redis.zadd(keys.erased(0, "default"), {"p": 1})
     parts.write("s3", entry("s3"))
     (third,) = parts.take(b"t" * 16, "s3")

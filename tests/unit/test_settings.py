@@ -59,6 +59,7 @@ def test_every_setting_is_read_from_its_variable() -> None:
         "BRIDGE_BROKER_URL": "amqp://h",
         "BRIDGE_SHARDS": "4",
         "BRIDGE_DATA_DIR": "/srv/bridge",
+        "BRIDGE_TRACK_DURABLE": "yes",
         "BRIDGE_PROVIDER_URL": "http://api.service.ucloud.cn/",
         "BRIDGE_PUBLIC_KEY": "public",
         "BRIDGE_PRIVATE_KEY": "private",
