@@ -1,8 +1,9 @@
 """What a worker lets in: messages of our tasks that can be read; of all others, why not.
 
 Whatever a foreign sender put into a message's headers is left behind: only the task's name, its id and the machine that
-sent it are of use, and each of the rest (a bad ``eta``, a ``retries`` that is no number, an ``argsrepr`` full of phones) has crashed or
-betrayed some worker. A message of an older or a newer release is read as far as it is understood.
+sent it are of use, and each of the rest (a bad ``eta``, a ``retries`` that is no number, an ``argsrepr`` full of
+phones) has crashed or betrayed some worker. A message of an older or a newer release is read as far as it is
+understood.
 """
 
 from __future__ import annotations
