@@ -19,7 +19,11 @@ MAX_QUEUES = 64
 _DUE_AT_ONCE = 128
 _ASK_AGAIN_MS = 50
 """How soon to ask again for a queue that another slice holds: what comes in between waits for as long."""
-_HASTEN_AT_ONCE = 1_000
+_HASTEN_AT_ONCE = 100
+_HASTEN_FOR_MS = 4
+"""How long, a turn, a slice sees to the retries of a receiver that is back: a million of them are the server's work
+for a second, and neither it nor this slice is to keep others waiting for so long.
+"""
 _PATIENCE_MS = 1_000
 """How long a slice leaves a second part of a subscription to others, before it serves that too."""
 
@@ -265,8 +269,9 @@ class Intake:
             return True
         if queue.has_leases:
             return False  # they are no retries
-        if self._ports.queues.hasten(self._token, queue.part, _HASTEN_AT_ONCE):
-            return False
+        while self._ports.queues.hasten(self._token, queue.part, _HASTEN_AT_ONCE):
+            if self._ports.clock.now_ms() - now_ms >= _HASTEN_FOR_MS:
+                return False
         self._note(queue, WELL)
         return True
 
