@@ -1,0 +1,398 @@
+"""One run: a world, a crowd, faults by a plan, then peace; and the records of all of it.
+
+``play(plan)`` starts everything, makes the faults one after another while SMS are sent and tracked, heals what it hurt,
+waits until everything has drained, and reads the four records.
+"""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from bridge.cli.family import Child, Family
+from tests.faults import mischief
+from tests.faults.crowd import Operator, Sender, scenario
+from tests.faults.reading import Reader
+from tests.faults.receivers import HANGING, MOODY, Application, Receivers, now_ms
+from tests.faults.records import Answers, Fault, Kind, Records, Secret, Subscriber, Word, meaning_of
+from tests.faults.world import SHARDS, NotInTime, World, wait_until
+
+STOPS = (
+    "claim_sessions:after",
+    "provider:before",
+    "provider:after",
+    "commit:before",
+    "commit:after",
+    "claim_lanes:after",
+    "post:before",
+    "post:after",
+    "settle_lanes:before",
+    "settle_lanes:after",
+)
+"""Where a worker can be made to die; before and after what, ``inside/sitecustomize.py`` says."""
+
+DRAINED_WITHIN_S = 150.0
+
+
+class Plan(msgspec.Struct, frozen=True, kw_only=True):
+    """What a run is to be. ``faults`` are names of ``mischief.CATALOGUE``, one after another, ``pause_s`` between.
+
+    ``stops``: one worker dies at each of these points, one after another. ``bugs`` are mistakes to make in every
+    worker, and ``applications`` how many there are of each kind (``_subscribe``).
+    """
+
+    seed: int = 1
+    sessions: int = 60
+    over_s: float = 8.0
+    words_over_s: float = 4.0
+    workers: int = 2
+    own_broker: bool = False
+    faults: tuple[str, ...] = ()
+    pause_s: float = 0.5
+    stops: tuple[str, ...] = ()
+    bugs: tuple[str, ...] = ()
+    applications: tuple[str, ...] = ("well", "moody", "batches", "failures", "by session", "forbidden")
+    web: bool = True
+    hanging: int = 0
+
+
+class Run:
+    """A plan while it is played."""
+
+    def __init__(self, plan: Plan, family: Family) -> None:
+        self.plan = plan
+        self.chance = random.Random(plan.seed)
+        self.world = World(
+            family, scenario=scenario(plan.seed, plan.words_over_s), settings={}, own_broker=plan.own_broker
+        )
+        self.receivers = Receivers()
+        self.operator = Operator(self.world, self.receivers)
+        self.workers: dict[int, Child] = {}
+        self.beats: list[Child] = []
+        self.removable: list[Application] = []
+        self.faults: list[Fault] = []
+        self.said: list[str] = []
+        self.sender: Sender
+        self._reader: Reader
+        self._stops = list(plan.stops)
+        self._stop_of: dict[int, str] = {}
+        self._by_session: Application | None = None
+        self._ended = threading.Event()
+        self._lags: tuple[tuple[int, ...], tuple[int, ...]] = ((), ())
+
+    def close(self) -> None:
+        self._ended.set()
+        if hasattr(self, "sender"):
+            self.sender.quit()
+        if hasattr(self, "_reader"):
+            self._reader.close()
+        self.receivers.close()
+        self.world.close()
+
+    def play(self) -> Records:
+        self._start()
+        self.sender.start()
+        for name in self.plan.faults:
+            time.sleep(self.chance.uniform(0.3, 1) * self.plan.pause_s)
+            self.make(name)
+            self.look_after()
+        if self.plan.stops:
+            self._die_at_each_stop()
+        self.sender.join()
+        self._heal()
+        return self.records(self._drain())
+
+    def _start(self) -> None:
+        self.world.start()
+        self._reader = Reader(self.world.store.url, SHARDS)
+        link = self.world.proxy.link("receivers", "127.0.0.1", self.receivers.port)
+        for kind in self.plan.applications:
+            self._subscribe(kind, link.port)
+        callback = self._by_session.url if self._by_session else ""
+        self.sender = Sender(self.world, self.plan.seed, self.plan.sessions, self.plan.over_s, callback=callback)
+        for slot in range(self.plan.workers):
+            self.restart(slot)
+        self.beats.append(self.world.start_beat())
+        if self.plan.web:
+            self.world.start_web()
+        threading.Thread(target=self._note_sizes, name="sizes", daemon=True).start()
+
+    def _note_sizes(self) -> None:
+        while not self._ended.wait(0.1):
+            self.world.store.note_size()
+
+    def _subscribe(self, kind: str, port: int) -> None:
+        chance = random.Random(f"{self.plan.seed} {kind}")
+        match kind:
+            case "well":
+                self.operator.subscribe(Application("well", chance))
+            case "moody":
+                self.operator.subscribe(Application("moody", chance, MOODY), through=port)
+            case "batches":
+                application = Application("batches", chance, MOODY)
+                self.operator.subscribe(application, "--max-batch", "20", through=port)
+            case "failures":
+                self.operator.subscribe(Application("failures", chance), "--statuses", "undelivered,expired,failed")
+            case "removed":
+                self.removable.append(self.operator.subscribe(Application("removed", chance, MOODY), through=port))
+            case "by session":
+                self._by_session = Application("by-session", chance)
+                self.operator.expect_callbacks(self._by_session)
+            case "forbidden":
+                for url in self.receivers.canary_urls:
+                    self.operator.subscribe_where_forbidden(url)
+            case "hanging":
+                for number in range(self.plan.hanging):
+                    self.operator.subscribe(Application(f"hanging{number}", chance, HANGING))
+            case _:
+                raise ValueError(f"no kind of application: {kind}")
+
+    # What faults use.
+
+    def make(self, name: str) -> None:
+        """Make one fault now."""
+        act, kind = mischief.CATALOGUE[name]
+        at_ms = now_ms()
+        detail = act(self, self.chance)
+        self.faults.append(Fault(name=name, kind=kind, at_ms=at_ms, until_ms=now_ms(), detail=detail))
+
+    def restart(self, slot: int, *, skew_s: int = 0) -> None:
+        """Start a worker in a slot, whose last one has ended."""
+        inside: dict[str, object] = {"bugs": list(self.plan.bugs), "seed": self.chance.randrange(10**6)}
+        stop = self._stops[0] if self._stops and slot == 0 else ""
+        if stop:
+            inside |= {"stop": stop, "nth": self.chance.randrange(1, 4)}
+        self._stop_of[slot] = stop
+        self.workers[slot] = self.world.start_worker(inside, skew_s=skew_s)
+
+    def kill(self, slot: int, *, restart: bool = True) -> None:
+        child = self.workers[slot]
+        child.kill()
+        child.wait(10)
+        if restart:
+            self.restart(slot)
+
+    def look_after(self) -> None:
+        """Start again whatever has died by itself: at a stop, or of what was done to it."""
+        for slot, child in list(self.workers.items()):
+            if child.poll() is None:
+                continue
+            stop = self._stop_of[slot]
+            died_ms = self._died_at(child.pid)
+            if stop and died_ms:
+                self._stops.remove(stop)
+            name = f"died at {stop}" if died_ms else "a worker ended by itself"
+            at_ms = died_ms or now_ms()
+            self.faults.append(
+                Fault(
+                    name=name,
+                    kind=Kind.LOSES_OUTCOMES,
+                    at_ms=at_ms,
+                    until_ms=at_ms,
+                    detail="" if died_ms else f"exit code {child.poll()}: {child.last_lines()}",
+                )
+            )
+            self.restart(slot)
+
+    def _died_at(self, pid: int) -> int:
+        """When the process noted that it stopped, 0 if it did not."""
+        for line in self.notes():
+            at_ms, its_pid, what = line.split(" ", 2)
+            if int(its_pid) == pid and what.startswith("stop "):
+                return int(at_ms)
+        return 0
+
+    def notes(self) -> list[str]:
+        path = self.world.notes
+        return path.read_text().splitlines() if path.exists() else []
+
+    def any_application(self, chance: random.Random) -> Application:
+        """One that is subscribed and stays so."""
+        names = ("well", "moody", "batches")
+        return chance.choice([one for one in self.operator.applications.values() if one.name in names])
+
+    def settle_steering(self) -> None:
+        """Wait until what operators did is surely on the disk."""
+        last_ms = max((action.done_ms for action in self.operator.actions), default=0)
+        time.sleep(max(0.0, (last_ms + 3000 - now_ms()) / 1000))
+
+    def wait_for_trackings(self) -> None:
+        """Wait until no tracking waits in the broker: it would be lost with it."""
+        sent = {one.session_no for one in self.sender.tracked}
+        wait_until("what was sent so far is tracked", lambda: sent <= {no for _, no in self._sessions()}, 90)
+
+    def _sessions(self) -> dict[tuple[str, str], Any]:
+        return dict(self._reader.sessions("default"))
+
+    def _die_at_each_stop(self) -> None:
+        """Until each stop has had its worker. More is sent as long as there are stops left."""
+        deadline = time.monotonic() + DRAINED_WITHIN_S
+        while self._stops:
+            self.look_after()
+            if not self.sender.is_alive():
+                self.sender = self._another_sender()
+            if time.monotonic() > deadline:
+                raise NotInTime(f"no worker came to {self._stops[0]}")
+            time.sleep(0.05)
+
+    def _another_sender(self) -> Sender:
+        before = self.sender
+        before.quit()
+        after = Sender(self.world, self.chance.randrange(10**6), self.plan.sessions, self.plan.over_s)
+        after.tracked = before.tracked
+        after.start()
+        return after
+
+    # The end.
+
+    def _heal(self) -> None:
+        self.world.proxy.heal()
+        self.world.steer_provider({})
+        for application in self.receivers.applications:
+            application.heal()
+        self.look_after()
+
+    def _drain(self) -> str:
+        """Wait until nothing is left to do. Returns what is left if it takes too long."""
+        left = "?"
+
+        def is_drained() -> bool:
+            nonlocal left
+            self.look_after()
+            left = self._left()
+            return not left
+
+        try:
+            wait_until("drained", is_drained, DRAINED_WITHIN_S, every_s=0.2)
+        except NotInTime:
+            return left
+        return ""
+
+    def _left(self) -> str:
+        found = self._sessions()
+        open_ones = [no for (_, no), one in found.items() if not one.settled_ms]
+        missing = {one.session_no for one in self.sender.tracked} - {no for _, no in found} - self._excused()
+        waiting = {
+            name: queue.waiting
+            for name in self._active()
+            if (queue := self._reader.queue(name)).waiting and not queue.parked
+        }
+        if not open_ones and not missing and not waiting:
+            return ""
+        lengths = {name: len(group) for name, group in waiting.items()}
+        return f"{len(open_ones)} sessions not settled, {len(missing)} not stored, waiting: {lengths}"
+
+    def _active(self) -> list[str]:
+        return [one.id for one in self.subscribers() if one.removed_ms is None]
+
+    def _excused(self) -> set[str]:
+        """Sessions of the last moments before the store lost its last second."""
+        crashes = [fault for fault in self.faults if fault.kind is Kind.ROLLS_BACK]
+        return {
+            one.session_no
+            for one in self.sender.tracked
+            if any(fault.at_ms - 3000 <= one.acked_ms <= fault.until_ms for fault in crashes)
+        }
+
+    def subscribers(self) -> list[Subscriber]:
+        found = []
+        for one in self.operator.subscribers.values():
+            secrets = self.operator.applications[one.id].secrets
+            found.append(msgspec.structs.replace(one, secrets=secrets))
+        if self._by_session is not None:
+            for name in self._reader.implicit():
+                self._by_session.subscription = name
+                found.append(
+                    Subscriber(
+                        id=name,
+                        account="default",
+                        asked_ms=0,
+                        added_ms=0,
+                        implicit=True,
+                        secrets=self._by_session.secrets,
+                    )
+                )
+        return found
+
+    def records(self, not_drained: str) -> Records:
+        """All that is known of the run."""
+        subscribers = tuple(self.subscribers())
+        posts = [post for application in self.receivers.applications for post in application.named_posts()]
+        posts.sort(key=lambda post: post.decided_ms)
+        accepted = [post.decided_ms for post in posts if post.accepted]
+        return Records(
+            answers=self.answers(),
+            posts=tuple(posts),
+            store=self._reader.read(),
+            log_lines=self.world.log_lines(),
+            tracked=tuple(self.sender.tracked),
+            subscribers=subscribers,
+            faults=tuple(_recovered(fault, accepted) for fault in self.faults),
+            actions=tuple(self.operator.actions),
+            callback_timeout_ms=1000,
+            give_up_ms=600_000,
+            secrets_said=self._secrets_said(subscribers),
+            refused_connections=tuple(self.receivers.refused),
+            lags_ms=self._lags,
+            not_drained=not_drained,
+        )
+
+    def _secrets_said(self, subscribers: tuple[Subscriber, ...]) -> tuple[str, ...]:
+        own: list[Secret] = [secret for one in subscribers for secret in one.secrets]
+        return (
+            *(secret.value for secret in own),
+            self.world.keys[1],
+            self.world.secret_key,
+            self.world.store.password,
+            self.world.broker.password,
+        )
+
+    def answers(self) -> Answers:
+        """The provider's own record."""
+        words: list[Word] = []
+        answered: dict[str, list[int]] = {}
+        by_fault: dict[str, int] = {}
+        after = 0
+        while entries := self.world.provider_log(after)["entries"]:
+            for entry in entries:
+                after = entry["n"]
+                by_fault[entry["fault"]] = by_fault.get(entry["fault"], 0) + 1
+                if entry["ret_code"] != 0:
+                    continue
+                for session in entry["sessions"]:
+                    answered.setdefault(session["session_no"], []).append(entry["at_ms"])
+                    words += [_word(entry["at_ms"], session["session_no"], one) for one in session["receipts"]]
+        return Answers(
+            words=tuple(words), answered_ms={no: tuple(times) for no, times in answered.items()}, by_fault=by_fault
+        )
+
+
+def _word(at_ms: int, session_no: str, receipt: Mapping[str, Any]) -> Word:
+    return Word(
+        at_ms=at_ms,
+        session_no=session_no,
+        phone=receipt["phone"],
+        user_id=receipt["user_id"],
+        status=meaning_of(receipt["result"], receipt["code"]),
+        time=receipt["time"],
+    )
+
+
+def _recovered(fault: Fault, accepted: list[int]) -> Fault:
+    after = next((at_ms for at_ms in accepted if at_ms >= fault.until_ms), 0)
+    return msgspec.structs.replace(fault, recovered_ms=after)
+
+
+def play(plan: Plan) -> Records:
+    """Play a plan in a family of its own."""
+    with Family("faults", handle_signals=False) as family:
+        run = Run(plan, family)
+        try:
+            return run.play()
+        finally:
+            run.close()
