@@ -8,45 +8,16 @@ Exit code 1 where an invariant did not hold; the records and logs of that run ar
 from __future__ import annotations
 
 import argparse
-import random
 import sys
-import tempfile
 import time
 from pathlib import Path
 
-import msgspec
-
 from tests.faults.checker import check
-from tests.faults.mischief import CATALOGUE
-from tests.faults.records import Records, Violation
-from tests.faults.report import Report
-from tests.faults.run import STOPS, Plan, play
-from tests.faults.world import NotInTime, faketime
-
-
-def plan_by_chance(seed: int, *, faults: int = 12, sessions: int = 150) -> Plan:
-    """What a seed stands for."""
-    chance = random.Random(seed)
-    own_broker = chance.random() < 0.3
-    names = sorted(CATALOGUE)
-    if own_broker:
-        # What the broker has handed out is not in it any more, and what it led to goes with the store's last second.
-        names.remove("store loses its last second")
-    try:
-        faketime()
-    except FileNotFoundError:
-        names.remove("a worker's clock an hour off")
-    return Plan(
-        seed=seed,
-        sessions=sessions,
-        over_s=2.0 * faults,
-        words_over_s=chance.choice([2.0, 6.0]),
-        workers=chance.choice([1, 2, 3]),
-        own_broker=own_broker,
-        faults=tuple(chance.choices(names, k=faults)),
-        stops=tuple(chance.sample(STOPS, chance.choice([0, 0, 2]))),
-        applications=("well", "moody", "batches", "failures", "by session", "forbidden", "removed"),
-    )
+from tests.faults.plans import by_chance
+from tests.faults.records import Violation
+from tests.faults.report import Report, keep
+from tests.faults.run import Plan, play
+from tests.faults.world import NotInTime
 
 
 def main() -> int:
@@ -61,7 +32,7 @@ def main() -> int:
     deadline = time.monotonic() + given.minutes * 60
     seed = given.seed
     while seed == given.seed or time.monotonic() < deadline:
-        plan = plan_by_chance(seed, faults=given.faults, sessions=given.sessions)
+        plan = by_chance(seed, faults=given.faults, sessions=given.sessions)
         violations = _one(plan, report)
         left_s = max(0.0, deadline - time.monotonic())
         _say(f"seed {seed}: {len(violations)} violations, {report.duplicates} duplicates so far, {left_s:.0f} s left")
@@ -88,16 +59,6 @@ def _one(plan: Plan, report: Report) -> list[Violation]:
     for violation in violations[:10]:
         _say(f"  {violation}")
     return violations
-
-
-def keep(records: Records, violations: list[Violation]) -> Path:
-    """Keep records and logs where somebody can look at them."""
-    directory = Path(tempfile.mkdtemp(prefix="bridge-faults-"))
-    directory.joinpath("records.msgpack").write_bytes(msgspec.msgpack.encode(records))
-    directory.joinpath("violations.txt").write_text("\n".join(map(str, violations)) + "\n", encoding="utf-8")
-    for name, lines in records.log_lines.items():
-        directory.joinpath(name).write_text("\n".join(lines) + "\n", encoding="utf-8")
-    return directory
 
 
 def _say(text: str) -> None:

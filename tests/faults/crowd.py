@@ -44,23 +44,26 @@ def scenario(seed: int, longest_s: float) -> dict[str, object]:
     return {"phones": shares, "default": [DELIVERED | {"delay": 0.5}], "seed": seed}
 
 
+_AT_ONCE = 5
+_MOST = 3_000
+
+
 class Sender(threading.Thread):
-    """Sends ``count`` SMS and tracks them, a few at a time over ``over_s``; ``join`` for its end.
+    """Sends SMS and tracks them, five at a time: ``count`` at least, and on until it is told that this is ``enough``.
 
     What could not be handed to the broker is tried again: only what the broker took counts as acknowledged.
     """
 
-    def __init__(
-        self, world: World, seed: int, count: int, over_s: float, *, callback: str = "", at_once: int = 5
-    ) -> None:
+    def __init__(self, world: World, seed: int, count: int, per_s: float, *, callback: str = "") -> None:
         super().__init__(name="sender", daemon=True)
         self._world = world
         self._chance = random.Random(seed)
-        self._count, self._over_s, self._callback, self._at_once = count, over_s, callback, at_once
+        self._count, self._per_s, self._callback = count, per_s, callback
         self.tracked: list[Tracked] = []
         self.failed = 0
         self.app = Celery(broker=world.broker.url, set_as_current=False)
         self.app.conf.update(broker_transport_options={"socket_timeout": 5, "socket_connect_timeout": 5})
+        self.enough = threading.Event()
         self._quit = threading.Event()
 
     def quit(self) -> None:
@@ -69,25 +72,23 @@ class Sender(threading.Thread):
         self.app.close()
 
     def run(self) -> None:
-        pause_s = self._over_s * self._at_once / max(1, self._count)
-        for start in range(0, self._count, self._at_once):
-            numbers = range(start, min(start + self._at_once, self._count))
-            made = [self._send(number) for number in numbers]
+        for start in range(0, _MOST, _AT_ONCE):
+            if self._quit.is_set() or (start >= self._count and self.enough.is_set()):
+                return
+            made = [self._send(number) for number in range(start, start + _AT_ONCE)]
             self.track([item for item, _ in made])
             acked_ms = now_ms()
-            for item, phones in made:
-                callback = str(item.get("callback_url", ""))
-                self.tracked.append(
-                    Tracked(
-                        session_no=str(item["session_no"]),
-                        account="default",
-                        phones=phones,
-                        acked_ms=acked_ms,
-                        callback=callback,
-                    )
+            self.tracked += [
+                Tracked(
+                    session_no=str(item["session_no"]),
+                    account="default",
+                    phones=phones,
+                    acked_ms=acked_ms,
+                    callback=str(item.get("callback_url", "")),
                 )
-            if self._quit.wait(pause_s):
-                return
+                for item, phones in made
+            ]
+            self._quit.wait(_AT_ONCE / self._per_s)
 
     def _send(self, number: int) -> tuple[dict[str, object], tuple[str, ...]]:
         base = self._chance.randrange(10**4)

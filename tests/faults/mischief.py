@@ -30,7 +30,7 @@ _ENDED_WITHIN_S = 60.0
 
 
 def kill_worker(run: Run, chance: random.Random) -> str:
-    slot = chance.choice(sorted(run.workers))
+    slot = run.busy_worker(chance)
     run.kill(slot)
     return f"worker {slot}"
 
@@ -43,7 +43,7 @@ def kill_all_workers(run: Run, _chance: random.Random) -> str:
 
 def stop_worker(run: Run, chance: random.Random) -> str:
     """SIGTERM under load."""
-    slot = chance.choice(sorted(run.workers))
+    slot = run.busy_worker(chance)
     child = run.workers[slot]
     began = time.monotonic()
     child.terminate()
@@ -55,7 +55,7 @@ def stop_worker(run: Run, chance: random.Random) -> str:
 
 def freeze_worker(run: Run, chance: random.Random) -> str:
     """SIGSTOP for longer than it holds its queues: another takes over, and it wakes up with outcomes to tell."""
-    slot = chance.choice(sorted(run.workers))
+    slot = run.busy_worker(chance)
     child = run.workers[slot]
     seconds = chance.choice([0.5, 4.5])
     os.kill(child.pid, signal.SIGSTOP)
@@ -69,7 +69,7 @@ def freeze_worker(run: Run, chance: random.Random) -> str:
 
 def skew_worker(run: Run, chance: random.Random) -> str:
     """A worker whose wall clock is an hour off takes another's place."""
-    slot = chance.choice(sorted(run.workers))
+    slot = run.busy_worker(chance)
     skew_s = chance.choice([-3600, 3600])
     run.kill(slot, restart=False)
     run.restart(slot, skew_s=skew_s)
@@ -77,7 +77,7 @@ def skew_worker(run: Run, chance: random.Random) -> str:
 
 
 def starve_of_descriptors(run: Run, chance: random.Random) -> str:
-    slot = chance.choice(sorted(run.workers))
+    slot = run.busy_worker(chance)
     pid = run.workers[slot].pid
     limits = resource.prlimit(pid, resource.RLIMIT_NOFILE)
     used = len(os.listdir(f"/proc/{pid}/fd"))  # noqa: PTH208 - a count of names is all

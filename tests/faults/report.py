@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import statistics
+import tempfile
 from collections import Counter, defaultdict
 from collections.abc import Sequence
+from pathlib import Path
+
+import msgspec
 
 from tests.faults.checker import cause_of, repeats
 from tests.faults.evidence import Evidence
@@ -83,3 +87,13 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
         return ["None.", ""]
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
     return [*lines, *("| " + " | ".join(row) + " |" for row in rows), ""]
+
+
+def keep(records: Records, violations: Sequence[Violation]) -> Path:
+    """Keep records and logs where somebody can look at them."""
+    directory = Path(tempfile.mkdtemp(prefix="bridge-faults-"))
+    directory.joinpath("records.msgpack").write_bytes(msgspec.msgpack.encode(records))
+    directory.joinpath("violations.txt").write_text("\n".join(map(str, violations)) + "\n", encoding="utf-8")
+    for name, lines in records.log_lines.items():
+        directory.joinpath(name).write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return directory

@@ -9,7 +9,7 @@ from __future__ import annotations
 import random
 import threading
 import time
-from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import msgspec
@@ -17,9 +17,10 @@ import msgspec
 from bridge.cli.family import Child, Family
 from tests.faults import mischief
 from tests.faults.crowd import Operator, Sender, scenario
+from tests.faults.gathering import answers, lags, recovered
 from tests.faults.reading import Reader
 from tests.faults.receivers import HANGING, MOODY, Application, Receivers, now_ms
-from tests.faults.records import Answers, Fault, Kind, Records, Secret, Subscriber, Word, meaning_of
+from tests.faults.records import Fault, Kind, Records, Secret, Subscriber
 from tests.faults.world import SHARDS, NotInTime, World, wait_until
 
 STOPS = (
@@ -36,19 +37,18 @@ STOPS = (
 )
 """Where a worker can be made to die; before and after what, ``inside/sitecustomize.py`` says."""
 
-DRAINED_WITHIN_S = 150.0
-
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
     """What a run is to be. ``faults`` are names of ``mischief.CATALOGUE``, one after another, ``pause_s`` between.
 
-    ``stops``: one worker dies at each of these points, one after another. ``bugs`` are mistakes to make in every
-    worker, and ``applications`` how many there are of each kind (``_subscribe``).
+    ``sessions`` is how many SMS there are at least, ``per_s`` how many a second. ``stops``: one worker dies at each of
+    these points, one after another. ``bugs`` are mistakes to make in every worker, and ``applications`` of which kinds
+    there is one (``_subscribe``). ``neighbours``: at the end, receivers that hang stand beside a well one.
     """
 
     seed: int = 1
-    sessions: int = 60
-    over_s: float = 8.0
+    sessions: int = 40
+    per_s: float = 8.0
     words_over_s: float = 4.0
     workers: int = 2
     own_broker: bool = False
@@ -58,7 +58,8 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     bugs: tuple[str, ...] = ()
     applications: tuple[str, ...] = ("well", "moody", "batches", "failures", "by session", "forbidden")
     web: bool = True
-    hanging: int = 0
+    neighbours: bool = False
+    patience_s: float = 150.0
 
 
 class Run:
@@ -98,23 +99,44 @@ class Run:
         self._start()
         self.sender.start()
         for name in self.plan.faults:
-            time.sleep(self.chance.uniform(0.3, 1) * self.plan.pause_s)
+            self._await_work()
+            time.sleep(self.chance.uniform(0, 1) * self.plan.pause_s)
             self.make(name)
             self.look_after()
-        if self.plan.stops:
-            self._die_at_each_stop()
-        self.sender.join()
+        self._die_at_each_stop()
+        self._finish_sending()
+        if self.plan.neighbours:
+            self._stand_beside()
         self._heal()
         return self.records(self._drain())
+
+    def _await_work(self) -> None:
+        """A fault shows nothing of an idle bridge: something was accepted since the last one."""
+        before = self.accepted()
+        wait_until("callbacks are accepted again", lambda: self._is_at_work(before), self.plan.patience_s)
+
+    def _is_at_work(self, before: int) -> bool:
+        self.look_after()
+        return self.accepted() > before + 2
+
+    def accepted(self) -> int:
+        """How many POSTs were accepted so far."""
+        return sum(application.accepted() for application in self.receivers.applications)
+
+    def _finish_sending(self) -> None:
+        self.sender.enough.set()
+        while self.sender.is_alive():
+            self.look_after()
+            self.sender.join(0.1)
 
     def _start(self) -> None:
         self.world.start()
         self._reader = Reader(self.world.store.url, SHARDS)
         link = self.world.proxy.link("receivers", "127.0.0.1", self.receivers.port)
-        for kind in self.plan.applications:
-            self._subscribe(kind, link.port)
+        with ThreadPoolExecutor(4) as pool:
+            list(pool.map(lambda kind: self._subscribe(kind, link.port), self.plan.applications))
         callback = self._by_session.url if self._by_session else ""
-        self.sender = Sender(self.world, self.plan.seed, self.plan.sessions, self.plan.over_s, callback=callback)
+        self.sender = Sender(self.world, self.plan.seed, self.plan.sessions, self.plan.per_s, callback=callback)
         for slot in range(self.plan.workers):
             self.restart(slot)
         self.beats.append(self.world.start_beat())
@@ -147,8 +169,7 @@ class Run:
                 for url in self.receivers.canary_urls:
                     self.operator.subscribe_where_forbidden(url)
             case "hanging":
-                for number in range(self.plan.hanging):
-                    self.operator.subscribe(Application(f"hanging{number}", chance, HANGING))
+                self.operator.subscribe(Application("hanging", chance, HANGING))
             case _:
                 raise ValueError(f"no kind of application: {kind}")
 
@@ -229,26 +250,53 @@ class Run:
     def _sessions(self) -> dict[tuple[str, str], Any]:
         return dict(self._reader.sessions("default"))
 
+    def busy_worker(self, chance: random.Random) -> int:
+        """A worker that has begun to poll or to deliver: one that still starts has nothing to lose."""
+
+        def busy() -> list[int]:
+            self.look_after()
+            at_work = {int(line.split(" ")[1]) for line in self.notes() if line.endswith(" at work")}
+            return [slot for slot, child in sorted(self.workers.items()) if child.pid in at_work]
+
+        wait_until("a worker is at work", busy, self.plan.patience_s)
+        return chance.choice(busy())
+
     def _die_at_each_stop(self) -> None:
-        """Until each stop has had its worker. More is sent as long as there are stops left."""
-        deadline = time.monotonic() + DRAINED_WITHIN_S
+        """Until each stop has had its worker."""
+        deadline = time.monotonic() + self.plan.patience_s
         while self._stops:
             self.look_after()
-            if not self.sender.is_alive():
-                self.sender = self._another_sender()
             if time.monotonic() > deadline:
                 raise NotInTime(f"no worker came to {self._stops[0]}")
             time.sleep(0.05)
 
-    def _another_sender(self) -> Sender:
-        before = self.sender
-        before.quit()
-        after = Sender(self.world, self.chance.randrange(10**6), self.plan.sessions, self.plan.over_s)
-        after.tracked = before.tracked
-        after.start()
-        return after
-
     # The end.
+
+    def _stand_beside(self) -> None:
+        """Receivers that hang beside a well one: how late is what it hears, without them and with them?"""
+        self._drain()
+        (well,) = (one for one in self.receivers.applications if one.name == "well")
+        count = len(well.posts)
+        self._subscribe("hanging", self.receivers.port)
+        (hanging,) = (one for one in self.receivers.applications if one.name == "hanging")
+        again = Sender(self.world, self.chance.randrange(10**6), self.plan.sessions, self.plan.per_s)
+        again.enough.set()
+        again.start()
+        again.join()
+        self.sender.tracked += again.tracked
+        # Long enough for whoever would wait for those that hang; it may be over earlier.
+        deadline = time.monotonic() + 12
+        while time.monotonic() < deadline and not (hanging.posts and self._is_idle(well)):
+            time.sleep(0.1)
+        self._lags = (lags(well.named_posts()[:count]), ())
+        self._heal()
+        self._drain()
+        self._lags = (self._lags[0], lags(well.named_posts()[count:]))
+        again.quit()
+
+    def _is_idle(self, application: Application) -> bool:
+        settled = all(one.settled_ms for one in self._sessions().values())
+        return settled and not self._reader.queue(application.subscription).waiting
 
     def _heal(self) -> None:
         self.world.proxy.heal()
@@ -268,7 +316,7 @@ class Run:
             return not left
 
         try:
-            wait_until("drained", is_drained, DRAINED_WITHIN_S, every_s=0.2)
+            wait_until("drained", is_drained, self.plan.patience_s, every_s=0.2)
         except NotInTime:
             return left
         return ""
@@ -326,13 +374,13 @@ class Run:
         posts.sort(key=lambda post: post.decided_ms)
         accepted = [post.decided_ms for post in posts if post.accepted]
         return Records(
-            answers=self.answers(),
+            answers=answers(self.world.provider_log),
             posts=tuple(posts),
             store=self._reader.read(),
             log_lines=self.world.log_lines(),
             tracked=tuple(self.sender.tracked),
             subscribers=subscribers,
-            faults=tuple(_recovered(fault, accepted) for fault in self.faults),
+            faults=tuple(recovered(fault, accepted) for fault in self.faults),
             actions=tuple(self.operator.actions),
             callback_timeout_ms=1000,
             give_up_ms=600_000,
@@ -351,41 +399,6 @@ class Run:
             self.world.store.password,
             self.world.broker.password,
         )
-
-    def answers(self) -> Answers:
-        """The provider's own record."""
-        words: list[Word] = []
-        answered: dict[str, list[int]] = {}
-        by_fault: dict[str, int] = {}
-        after = 0
-        while entries := self.world.provider_log(after)["entries"]:
-            for entry in entries:
-                after = entry["n"]
-                by_fault[entry["fault"]] = by_fault.get(entry["fault"], 0) + 1
-                if entry["ret_code"] != 0:
-                    continue
-                for session in entry["sessions"]:
-                    answered.setdefault(session["session_no"], []).append(entry["at_ms"])
-                    words += [_word(entry["at_ms"], session["session_no"], one) for one in session["receipts"]]
-        return Answers(
-            words=tuple(words), answered_ms={no: tuple(times) for no, times in answered.items()}, by_fault=by_fault
-        )
-
-
-def _word(at_ms: int, session_no: str, receipt: Mapping[str, Any]) -> Word:
-    return Word(
-        at_ms=at_ms,
-        session_no=session_no,
-        phone=receipt["phone"],
-        user_id=receipt["user_id"],
-        status=meaning_of(receipt["result"], receipt["code"]),
-        time=receipt["time"],
-    )
-
-
-def _recovered(fault: Fault, accepted: list[int]) -> Fault:
-    after = next((at_ms for at_ms in accepted if at_ms >= fault.until_ms), 0)
-    return msgspec.structs.replace(fault, recovered_ms=after)
 
 
 def play(plan: Plan) -> Records:

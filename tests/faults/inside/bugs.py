@@ -120,13 +120,22 @@ def loses_its_lane(module: Any, chance: random.Random, note: Note) -> None:
     module.lane_id = wrong
 
 
-def lets_one_take_all(module: Any, chance: random.Random, note: Note) -> None:  # noqa: ARG001 - as all are called
-    """What hangs may take all that there is, and that is little."""
-    if not module.MAX_IN_FLIGHT or not module._SHARE:
-        raise AttributeError("MAX_IN_FLIGHT, _SHARE")
-    module.MAX_IN_FLIGHT = 4
-    module._SHARE = 1
-    note("bug lets_one_take_all")
+def serves_one_at_a_time(module: Any, chance: random.Random, note: Note) -> None:  # noqa: ARG001 - as all are called
+    """Nothing is sent to a subscription while POSTs of another are under way; and no breaker ever opens."""
+    right = module.Slice._serve
+
+    def wrong(self: Any, queue: Any, now_ms: int) -> Any:
+        others = [one for one in self._intake.queues.values() if one is not queue]
+        if any(one.in_flight for one in others):
+            note("bug serves_one_at_a_time")
+            return 0
+        return right(self, queue, now_ms)
+
+    def never(*_: Any) -> bool:
+        return False
+
+    module.Slice._serve = wrong
+    setattr(module.HeldQueue, module.HeldQueue.failed.__name__, never)
 
 
 def talks_of_phones(module: Any, chance: random.Random, note: Note) -> None:  # noqa: ARG001 - as all are called
@@ -176,7 +185,7 @@ BUGS: Mapping[str, tuple[str, Bug]] = {
     "writes_an_event_anew": ("bridge.domain.events", writes_an_event_anew),
     "signs_other_bytes": ("bridge.domain.signing", signs_other_bytes),
     "loses_its_lane": ("bridge.domain.events", loses_its_lane),
-    "lets_one_take_all": ("bridge.delivery.loop", lets_one_take_all),
+    "serves_one_at_a_time": ("bridge.delivery.loop", serves_one_at_a_time),
     "talks_of_phones": ("bridge.domain.events", talks_of_phones),
     "calls_anybody": ("bridge.delivery.guard", calls_anybody),
     "loses_outcomes": ("bridge.store.queues", loses_outcomes),
@@ -192,7 +201,7 @@ BREAKS: Mapping[str, str] = {
     "writes_an_event_anew": "I4",
     "signs_other_bytes": "I5",
     "loses_its_lane": "I6",
-    "lets_one_take_all": "I7",
+    "serves_one_at_a_time": "I7",
     "talks_of_phones": "I8",
     "calls_anybody": "I9",
     "loses_outcomes": "I10",

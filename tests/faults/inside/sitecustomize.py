@@ -29,6 +29,7 @@ Patch = Callable[[Any], None]
 _given: dict[str, Any] = json.loads(os.environ.get("FAULTS_INSIDE", "{}"))
 _lock = threading.Lock()
 _left = int(_given.get("nth", 1))
+_at_work = threading.Event()
 
 
 def note(text: str) -> None:
@@ -41,6 +42,9 @@ def note(text: str) -> None:
 def passing(point: str) -> None:
     """Die here, if it is this point's time."""
     global _left  # noqa: PLW0603 - one process, one stop
+    if not _at_work.is_set() and point in {"provider:before", "post:before"}:
+        _at_work.set()
+        note("at work")
     if point != _given.get("stop"):
         return
     with _lock:
