@@ -72,23 +72,28 @@ class Sender(threading.Thread):
         self.app.close()
 
     def run(self) -> None:
-        for start in range(0, _MOST, _AT_ONCE):
-            if self._quit.is_set() or (start >= self._count and self.enough.is_set()):
+        while len(self.tracked) < _MOST and not self._quit.is_set():
+            if len(self.tracked) >= self._count and self.enough.is_set():
                 return
-            made = [self._send(number) for number in range(start, start + _AT_ONCE)]
-            self.track([item for item, _ in made])
-            acked_ms = now_ms()
-            self.tracked += [
-                Tracked(
-                    session_no=str(item["session_no"]),
-                    account="default",
-                    phones=phones,
-                    acked_ms=acked_ms,
-                    callback=str(item.get("callback_url", "")),
-                )
-                for item, phones in made
-            ]
+            self.send()
             self._quit.wait(_AT_ONCE / self._per_s)
+
+    def send(self) -> None:
+        """Send and track the next few."""
+        start = len(self.tracked)
+        made = [self._send(number) for number in range(start, start + _AT_ONCE)]
+        self.track([item for item, _ in made])
+        acked_ms = now_ms()
+        self.tracked += [
+            Tracked(
+                session_no=str(item["session_no"]),
+                account="default",
+                phones=phones,
+                acked_ms=acked_ms,
+                callback=str(item.get("callback_url", "")),
+            )
+            for item, phones in made
+        ]
 
     def _send(self, number: int) -> tuple[dict[str, object], tuple[str, ...]]:
         base = self._chance.randrange(10**4)

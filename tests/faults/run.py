@@ -44,6 +44,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     ``sessions`` is how many SMS there are at least, ``per_s`` how many a second. ``stops``: one worker dies at each of
     these points, one after another. ``bugs`` are mistakes to make in every worker, and ``applications`` of which kinds
     there is one (``_subscribe``). ``neighbours``: at the end, receivers that hang stand beside a well one.
+    ``held_back``: the subscription of the well one is paused until all is known, and then hears it all at once.
     """
 
     seed: int = 1
@@ -59,6 +60,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     applications: tuple[str, ...] = ("well", "moody", "batches", "failures", "by session", "forbidden")
     web: bool = True
     neighbours: bool = False
+    held_back: bool = False
     patience_s: float = 150.0
 
 
@@ -83,6 +85,7 @@ class Run:
         self._stops = list(plan.stops)
         self._stop_of: dict[int, str] = {}
         self._by_session: Application | None = None
+        self._web: Child | None = None
         self._ended = threading.Event()
         self._lags: tuple[tuple[int, ...], tuple[int, ...]] = ((), ())
 
@@ -97,6 +100,9 @@ class Run:
 
     def play(self) -> Records:
         self._start()
+        self._warm_up()
+        if self.plan.held_back:
+            self.operator.do("pause", self._application("well"))
         self.sender.start()
         for name in self.plan.faults:
             self._await_work()
@@ -105,10 +111,26 @@ class Run:
             self.look_after()
         self._die_at_each_stop()
         self._finish_sending()
+        self._heal()
+        if self.plan.held_back:
+            wait_until("all is settled", self._is_settled, self.plan.patience_s)
+            self.operator.do("resume", self._application("well"), "--deliver", "all")
+        left = self._drain()
         if self.plan.neighbours:
             self._stand_beside()
-        self._heal()
-        return self.records(self._drain())
+        # Now with applications that are well: what may be left waits for one of them, which was left alone for a while.
+        self._heal_applications()
+        return self.records(left and self._drain())
+
+    def _warm_up(self) -> None:
+        """Until callbacks are accepted: to processes that still start, faults are none."""
+        self.sender.send()
+
+        def is_at_work() -> bool:
+            self.look_after()
+            return self.accepted() > 0
+
+        wait_until("the first callback is accepted", is_at_work, self.plan.patience_s)
 
     def _await_work(self) -> None:
         """A fault shows nothing of an idle bridge: something was accepted since the last one."""
@@ -141,7 +163,7 @@ class Run:
             self.restart(slot)
         self.beats.append(self.world.start_beat())
         if self.plan.web:
-            self.world.start_web()
+            self._web = self.world.start_web()
         threading.Thread(target=self._note_sizes, name="sizes", daemon=True).start()
 
     def _note_sizes(self) -> None:
@@ -199,26 +221,27 @@ class Run:
             self.restart(slot)
 
     def look_after(self) -> None:
-        """Start again whatever has died by itself: at a stop, or of what was done to it."""
+        """Start again whatever has died by itself, as whoever runs them would: at a stop, or of what was done to it."""
         for slot, child in list(self.workers.items()):
-            if child.poll() is None:
-                continue
-            stop = self._stop_of[slot]
-            died_ms = self._died_at(child.pid)
-            if stop and died_ms:
-                self._stops.remove(stop)
-            name = f"died at {stop}" if died_ms else "a worker ended by itself"
-            at_ms = died_ms or now_ms()
-            self.faults.append(
-                Fault(
-                    name=name,
-                    kind=Kind.LOSES_OUTCOMES,
-                    at_ms=at_ms,
-                    until_ms=at_ms,
-                    detail="" if died_ms else f"exit code {child.poll()}: {child.last_lines()}",
-                )
-            )
-            self.restart(slot)
+            if child.poll() is not None:
+                self._note_death("worker", child, self._stop_of[slot])
+                self.restart(slot)
+        for place, child in enumerate(self.beats):
+            if child.poll() is not None:
+                self._note_death("beat", child, "")
+                self.beats[place] = self.world.start_beat()
+        if self._web is not None and self._web.poll() is not None:
+            self._note_death("web", self._web, "")
+            self._web = self.world.start_web()
+
+    def _note_death(self, kind: str, child: Child, stop: str) -> None:
+        died_ms = self._died_at(child.pid)
+        if stop and died_ms:
+            self._stops.remove(stop)
+        name = f"died at {stop}" if died_ms else f"a {kind} ended by itself"
+        at_ms = died_ms or now_ms()
+        detail = "" if died_ms else f"exit code {child.poll()}: {child.last_lines()}"
+        self.faults.append(Fault(name=name, kind=Kind.LOSES_OUTCOMES, at_ms=at_ms, until_ms=at_ms, detail=detail))
 
     def _died_at(self, pid: int) -> int:
         """When the process noted that it stopped, 0 if it did not."""
@@ -273,12 +296,11 @@ class Run:
     # The end.
 
     def _stand_beside(self) -> None:
-        """Receivers that hang beside a well one: how late is what it hears, without them and with them?"""
-        self._drain()
-        (well,) = (one for one in self.receivers.applications if one.name == "well")
+        """A receiver that hangs beside a well one: how late is what that hears, without it and with it?"""
+        well = self._application("well")
         count = len(well.posts)
         self._subscribe("hanging", self.receivers.port)
-        (hanging,) = (one for one in self.receivers.applications if one.name == "hanging")
+        hanging = self._application("hanging")
         again = Sender(self.world, self.chance.randrange(10**6), self.plan.sessions, self.plan.per_s)
         again.enough.set()
         again.start()
@@ -289,21 +311,29 @@ class Run:
         while time.monotonic() < deadline and not (hanging.posts and self._is_idle(well)):
             time.sleep(0.1)
         self._lags = (lags(well.named_posts()[:count]), ())
-        self._heal()
+        hanging.heal()
         self._drain()
         self._lags = (self._lags[0], lags(well.named_posts()[count:]))
         again.quit()
 
+    def _application(self, name: str) -> Application:
+        return next(one for one in self.receivers.applications if one.name == name)
+
     def _is_idle(self, application: Application) -> bool:
-        settled = all(one.settled_ms for one in self._sessions().values())
-        return settled and not self._reader.queue(application.subscription).waiting
+        return self._is_settled() and not self._reader.queue(application.subscription).waiting
+
+    def _is_settled(self) -> bool:
+        self.look_after()
+        return all(one.settled_ms for one in self._sessions().values())
 
     def _heal(self) -> None:
         self.world.proxy.heal()
         self.world.steer_provider({})
+        self.look_after()
+
+    def _heal_applications(self) -> None:
         for application in self.receivers.applications:
             application.heal()
-        self.look_after()
 
     def _drain(self) -> str:
         """Wait until nothing is left to do. Returns what is left if it takes too long."""

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 import msgspec
 import pytest
 
-from tests.faults.checker import check
+from tests.faults.checker import check, repeats
 from tests.faults.evidence import Evidence
 from tests.faults.records import Post, Queue, Records
 from tests.faults.run import Plan, play
@@ -27,9 +27,8 @@ def without_posts(records: Records, keep: Callable[[Post], bool]) -> Records:
 
 
 def one_accepted(records: Records) -> Post:
-    """A POST of one event, which was the only one of it, to the well application."""
-    well = records.subscribers[0].id
-    return next(post for post in records.posts if post.subscription == well and post.accepted)
+    """A POST that was accepted, of one event and no batch."""
+    return next(post for post in records.posts if post.accepted and b'"bridge.batch"' not in post.body)
 
 
 def with_posts(records: Records, change: Callable[[Post], Post]) -> Records:
@@ -185,8 +184,9 @@ ALTERED: Mapping[Callable[[Records], Records], str] = {
 
 
 @pytest.mark.timeout(300)
-def test_what_went_well_is_right(right: Records) -> None:
+def test_what_went_well_is_right_and_comes_once(right: Records) -> None:
     assert check(right) == []
+    assert not any(list(repeats(group)) for group in Evidence(right).heard.values())
 
 
 @pytest.mark.timeout(300)

@@ -11,6 +11,8 @@ import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import msgspec
+
 Note = Callable[[str], None]
 Bug = Callable[[Any, random.Random, Note], None]
 
@@ -44,15 +46,21 @@ def forgets_an_audience(module: Any, chance: random.Random, note: Note) -> None:
 
 def takes_failures_for_answers(module: Any, chance: random.Random, note: Note) -> None:
     """A refusal is written down as accepted."""
-    right = module.is_accepted
+    right = module.QueueStore.settling
 
-    def wrong(answer: Any) -> Any:
-        if not right(answer) and chance.random() < 0.5:
-            note("bug takes_failures_for_answers")
-            return True
-        return right(answer)
+    def wrong(self: Any, token: Any, settled: Any) -> Any:
+        told = {}
+        for place, group in settled.items():
+            told[place] = [believed(one) for one in group]
+        return right(self, token, told)
 
-    module.is_accepted = wrong
+    def believed(one: Any) -> Any:
+        if one.verdict is not module.Verdict.RETRY or chance.random() < 0.5:
+            return one
+        note("bug takes_failures_for_answers")
+        return msgspec.structs.replace(one, verdict=module.Verdict.ACCEPTED, status=200)
+
+    module.QueueStore.settling = wrong
 
 
 def misreads_a_word(module: Any, chance: random.Random, note: Note) -> None:  # noqa: ARG001 - as all are called
@@ -179,7 +187,7 @@ def loses_outcomes(module: Any, chance: random.Random, note: Note) -> None:
 BUGS: Mapping[str, tuple[str, Bug]] = {
     "forgets_to_poll": ("bridge.domain.schedule", forgets_to_poll),
     "forgets_an_audience": ("bridge.store.subscriptions", forgets_an_audience),
-    "takes_failures_for_answers": ("bridge.domain.outcome", takes_failures_for_answers),
+    "takes_failures_for_answers": ("bridge.store.queues", takes_failures_for_answers),
     "misreads_a_word": ("bridge.domain.receipts", misreads_a_word),
     "names_an_event_anew": ("bridge.domain.events", names_an_event_anew),
     "writes_an_event_anew": ("bridge.domain.events", writes_an_event_anew),
@@ -192,18 +200,18 @@ BUGS: Mapping[str, tuple[str, Bug]] = {
 }
 """Each mistake by its name, with the module that it is made in."""
 
-BREAKS: Mapping[str, str] = {
-    "forgets_to_poll": "I1",
-    "forgets_an_audience": "I2",
-    "takes_failures_for_answers": "I2",
-    "misreads_a_word": "I3",
-    "names_an_event_anew": "I4",
-    "writes_an_event_anew": "I4",
-    "signs_other_bytes": "I5",
-    "loses_its_lane": "I6",
-    "serves_one_at_a_time": "I7",
-    "talks_of_phones": "I8",
-    "calls_anybody": "I9",
-    "loses_outcomes": "I10",
+BREAKS: Mapping[str, tuple[str, str]] = {
+    "forgets_to_poll": ("I1", "is not settled"),
+    "forgets_an_audience": ("I2", "wanted, and neither"),
+    "takes_failures_for_answers": ("I2", "noted as accepted, but it never was"),
+    "misreads_a_word": ("I3", "the provider had not said so"),
+    "names_an_event_anew": ("I4", "its id was"),
+    "writes_an_event_anew": ("I4", "other bytes than at first"),
+    "signs_other_bytes": ("I5", "verifies with secrets []"),
+    "loses_its_lane": ("I6", "before event"),
+    "serves_one_at_a_time": ("I7", "beside receivers that hang"),
+    "talks_of_phones": ("I8", "holds a phone"),
+    "calls_anybody": ("I9", "a connection to"),
+    "loses_outcomes": ("I10", "and nothing happened in between"),
 }
-"""The invariant that each mistake breaks."""
+"""The invariant that each mistake breaks, and how that is said."""
