@@ -262,6 +262,23 @@ def foreign_messages(run: Run, _chance: random.Random) -> str:
     return ""
 
 
+def malformed_messages(run: Run, _chance: random.Random) -> str:
+    """What no Celery ever wrote, and what one wrote and another broke, in every queue."""
+    junk = [
+        b"",
+        b"7",
+        b"{}",
+        b"not json",
+        b"\xff\xfe",
+        b'{"body": "!!!", "headers": {}, "properties": {}}',
+        b"[" * 9999,
+    ]
+    with redis.Redis.from_url(run.world.broker.url) as server:
+        for queue in ("bridge.track", "bridge.control", "bridge.poll", "bridge.deliver"):
+            server.lpush(queue, *junk)
+    return f"{len(junk)} in each queue"
+
+
 def provider_errs(run: Run, chance: random.Random) -> str:
     """The simulator's own faults: a quarter of its answers."""
     kinds = ["hang", "drip", "truncated", "omitted", "regressed", "duplicated", "late", "retcode", "http_status"]
@@ -362,6 +379,7 @@ CATALOGUE: Mapping[str, tuple[Mischief, Kind]] = {
     "broker purged": (purge_broker, _H),
     "messages doubled": (double_messages, _H),
     "foreign messages": (foreign_messages, _H),
+    "malformed messages": (malformed_messages, _H),
     "provider errs": (provider_errs, _H),
     "secret rotated": (rotate_secret, _H),
     "subscription edited": (edit_subscription, _H),

@@ -207,7 +207,8 @@ class Run:
     def restart(self, slot: int, *, skew_s: int = 0) -> None:
         """Start a worker in a slot, whose last one has ended."""
         inside: dict[str, object] = {"bugs": list(self.plan.bugs), "seed": self.chance.randrange(10**6)}
-        stop = self._stops[0] if self._stops and slot == 0 else ""
+        taken = {stop for other, stop in self._stop_of.items() if other != slot}
+        stop = next((one for one in self._stops if one not in taken), "")
         if stop:
             inside |= {"stop": stop, "nth": self.chance.randrange(1, 4)}
         self._stop_of[slot] = stop
@@ -407,7 +408,7 @@ class Run:
             answers=answers(self.world.provider_log),
             posts=tuple(posts),
             store=self._reader.read(),
-            log_lines=self.world.log_lines(),
+            log_lines=self.world.log_lines() | {"web's answers": self.world.web_answers()},
             tracked=tuple(self.sender.tracked),
             subscribers=subscribers,
             faults=tuple(recovered(fault, accepted) for fault in self.faults),

@@ -12,7 +12,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -240,6 +240,14 @@ class World:
             raise CommandFailed(f"bridge {argv[0]} {argv[1] if len(argv) > 1 else ''} ended with {done.returncode}")
         return done.stdout.decode()
 
+    def web_answers(self) -> tuple[str, ...]:
+        """What the web process says to whoever asks, of errors too."""
+        for path in sorted(self.logs.glob("*-web.log"), reverse=True):
+            _, found, url = path.read_text(errors="replace").partition("serving on ")
+            if found:
+                return tuple(_lines_of(url.split()[0]))
+        return ()
+
     def log_lines(self) -> dict[str, tuple[str, ...]]:
         """What every process wrote."""
         return {
@@ -248,6 +256,12 @@ class World:
 
     def close(self) -> None:
         self.proxy.close()
+
+
+def _lines_of(url: str) -> Iterator[str]:
+    for path in ("/healthz", "/readyz", "/v1/health", "/metrics", "/nothing/(86)18500000000", "/v1/sessions?limit=x"):
+        with contextlib.suppress(requests.ConnectionError):
+            yield from requests.get(url + path, timeout=10).text.splitlines()
 
 
 class CommandFailed(Exception):
