@@ -28,7 +28,6 @@ from tests.faults.proxy import Proxy
 ROOT = Path(__file__).parents[2]
 SHARDS = 4
 COMMAND_WITHIN_S = 60.0
-_FAKETIME = tuple(f"/usr/lib/{machine}-linux-gnu/faketime/libfaketime.so.1" for machine in ("x86_64", "aarch64"))
 
 SETTINGS: Mapping[str, str] = {
     "BRIDGE_SHARDS": str(SHARDS),
@@ -198,11 +197,9 @@ class World:
         """Start a worker. ``inside`` is what is to happen in it (``inside/sitecustomize.py``); ``skew_s`` sets its
         wall clock off by as much."""
         changes: dict[str, str] = {}
-        told = {"root": str(ROOT), "notes": str(self.notes), "visibility_s": 10} | dict(inside or {})
+        told = {"root": str(ROOT), "notes": str(self.notes), "visibility_s": 10, "skew_s": skew_s} | dict(inside or {})
         changes["FAULTS_INSIDE"] = json.dumps(told)
         changes["PYTHONPATH"] = str(Path(__file__).with_name("inside"))
-        if skew_s:
-            changes |= {"LD_PRELOAD": faketime(), "FAKETIME": f"{skew_s:+d}s", "FAKETIME_DONT_FAKE_MONOTONIC": "1"}
         return self._tasks("worker", ["--concurrency", "8"], self.environment | changes)
 
     def start_beat(self) -> Child:
@@ -286,11 +283,3 @@ def free_port() -> int:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
         return port
-
-
-def faketime() -> str:
-    """libfaketime, of Debian's package of this name. Raises FileNotFoundError where it is not installed."""
-    for path in _FAKETIME:
-        if Path(path).exists():
-            return path
-    raise FileNotFoundError("libfaketime is not installed: apt-get install faketime")

@@ -1,9 +1,9 @@
 """Runs inside a worker of the harness, by PYTHONPATH: no code of the bridge knows of it.
 
-``FAULTS_INSIDE`` is JSON: ``stop`` is a named point at which the process kills itself, at its ``nth`` passing;
-``bugs`` are names of mistakes to make (``bugs.py``); ``visibility_s`` shortens the broker's lease; ``notes`` is a file
-to write down in what happened. Points lie at the seams with other programs, which stay where they are when the code
-between them is redrawn: what is said to Redis, to the provider, and to receivers.
+``FAULTS_INSIDE`` is JSON: ``stop`` is a named point at which the process kills itself, at its ``nth`` passing; ``bugs``
+are names of mistakes to make (``bugs.py``); ``skew_s`` sets the wall clock off; ``visibility_s`` shortens the broker's
+lease; ``notes`` is a file to write down in what happened. Points lie at the seams with other programs, which stay where
+they are when the code between them is redrawn: what is said to Redis, to the provider, and to receivers.
 """
 
 from __future__ import annotations
@@ -30,12 +30,13 @@ _given: dict[str, Any] = json.loads(os.environ.get("FAULTS_INSIDE", "{}"))
 _lock = threading.Lock()
 _left = int(_given.get("nth", 1))
 _at_work = threading.Event()
+_clock_ns = time.time_ns
 
 
 def note(text: str) -> None:
     """Add a line to the notes, whole, whoever else writes."""
     descriptor = os.open(_given["notes"], os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
-    os.write(descriptor, f"{time.time_ns() // 1_000_000} {os.getpid()} {text}\n".encode())
+    os.write(descriptor, f"{_clock_ns() // 1_000_000} {os.getpid()} {text}\n".encode())
     os.close(descriptor)
 
 
@@ -131,6 +132,17 @@ def _shorten_leases(module: Any) -> None:
         options["visibility_timeout"] = _given["visibility_s"]
 
 
+def _skew(off_s: float) -> None:
+    """Have the wall clock tell another time. (Under libfaketime, which shifts it for a whole process, Python's sleeps
+    fail.) The monotonic clock is left alone, as by whoever sets the time."""
+    clock: Any = time
+    now, now_ns, universal, local = time.time, time.time_ns, time.gmtime, time.localtime
+    clock.time = lambda: now() + off_s
+    clock.time_ns = lambda: now_ns() + int(off_s * 1e9)
+    clock.gmtime = lambda seconds=None: universal(now() + off_s if seconds is None else seconds)
+    clock.localtime = lambda seconds=None: local(now() + off_s if seconds is None else seconds)
+
+
 class _Loader(importlib.abc.Loader):
     """Another's loader, and what is to be changed once it is done."""
 
@@ -184,3 +196,5 @@ def install() -> None:
 
 if _given:
     install()
+    if _given.get("skew_s"):
+        _skew(_given["skew_s"])
