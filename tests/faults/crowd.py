@@ -68,7 +68,8 @@ class Sender(threading.Thread):
 
     def quit(self) -> None:
         self._quit.set()
-        self.join(30)
+        if self.ident is not None:
+            self.join(30)
         self.app.close()
 
     def run(self) -> None:

@@ -29,9 +29,9 @@ from tests.faults.records import (
 )
 
 CHANGE = "sms.status.changed"
-_OUTCOME_MS = 6_000
-"""How long before a fault an outcome may have been lost in it: a slice writes outcomes down within milliseconds, unless
-it waits for a store that does not answer, which it does for 5 s."""
+_OUTCOME_MS = 3_000
+"""How long before a fault an outcome may have been lost in it: a slice writes outcomes down within milliseconds, on a
+machine that lets it."""
 _AFTER_MS = 4_000
 """And after: what was held for a while by a process that has gone is another's when its hold of 3 s ends."""
 _ROLLED_BACK_MS = 4_000
@@ -138,11 +138,16 @@ class Evidence:
         return any(fault.at_ms - _ROLLED_BACK_MS <= at_ms <= fault.until_ms for fault in self.crashes())
 
     def loser(self, at_ms: int) -> Fault | None:
-        """A fault in which the outcome of an attempt of that time may have been lost."""
-        for fault in self.records.faults:
-            if fault.kind is not Kind.HARMLESS and fault.at_ms - _OUTCOME_MS <= at_ms <= fault.until_ms + _AFTER_MS:
-                return fault
-        return None
+        """The fault in which the outcome of an attempt of that time may have been lost: of several the nearest."""
+        possible = [
+            fault
+            for fault in self.records.faults
+            if fault.kind is not Kind.HARMLESS and fault.at_ms - _OUTCOME_MS <= at_ms <= fault.until_ms + _AFTER_MS
+        ]
+        # First those that it lies in, then by how far it is from their beginning.
+        return min(
+            possible, key=lambda one: (not one.at_ms <= at_ms <= one.until_ms, abs(one.at_ms - at_ms)), default=None
+        )
 
 
 def _heard(post: Post, event: Mapping[str, object]) -> Heard:

@@ -30,33 +30,33 @@ _ENDED_WITHIN_S = 60.0
 
 
 def kill_worker(run: Run, chance: random.Random) -> str:
-    slot = run.busy_worker(chance)
-    run.kill(slot)
+    slot = run.crew.busy_worker(chance)
+    run.crew.kill(slot)
     return f"worker {slot}"
 
 
 def kill_all_workers(run: Run, _chance: random.Random) -> str:
-    for slot in sorted(run.workers):
-        run.kill(slot)
-    return f"{len(run.workers)} workers"
+    for slot in sorted(run.crew.workers):
+        run.crew.kill(slot)
+    return f"{len(run.crew.workers)} workers"
 
 
 def stop_worker(run: Run, chance: random.Random) -> str:
     """SIGTERM under load."""
-    slot = run.busy_worker(chance)
-    child = run.workers[slot]
+    slot = run.crew.busy_worker(chance)
+    child = run.crew.workers[slot]
     began = time.monotonic()
     child.terminate()
     code = child.wait(_ENDED_WITHIN_S)
     took = time.monotonic() - began
-    run.restart(slot)
+    run.crew.restart(slot)
     return f"worker {slot} ended with {code} after {took:.1f} s"
 
 
 def freeze_worker(run: Run, chance: random.Random) -> str:
     """SIGSTOP for longer than it holds its queues: another takes over, and it wakes up with outcomes to tell."""
-    slot = run.busy_worker(chance)
-    child = run.workers[slot]
+    slot = run.crew.busy_worker(chance)
+    child = run.crew.workers[slot]
     seconds = chance.choice([0.5, 4.5])
     os.kill(child.pid, signal.SIGSTOP)
     try:
@@ -69,16 +69,16 @@ def freeze_worker(run: Run, chance: random.Random) -> str:
 
 def skew_worker(run: Run, chance: random.Random) -> str:
     """A worker whose wall clock is an hour off takes another's place."""
-    slot = run.busy_worker(chance)
+    slot = run.crew.busy_worker(chance)
     skew_s = chance.choice([-3600, 3600])
-    run.kill(slot, restart=False)
-    run.restart(slot, skew_s=skew_s)
+    run.crew.kill(slot, restart=False)
+    run.crew.restart(slot, skew_s=skew_s)
     return f"worker {slot} by {skew_s:+d} s"
 
 
 def starve_of_descriptors(run: Run, chance: random.Random) -> str:
-    slot = run.busy_worker(chance)
-    pid = run.workers[slot].pid
+    slot = run.crew.busy_worker(chance)
+    pid = run.crew.workers[slot].pid
     limits = resource.prlimit(pid, resource.RLIMIT_NOFILE)
     used = len(os.listdir(f"/proc/{pid}/fd"))  # noqa: PTH208 - a count of names is all
     resource.prlimit(pid, resource.RLIMIT_NOFILE, (used, limits[1]))
@@ -89,17 +89,17 @@ def starve_of_descriptors(run: Run, chance: random.Random) -> str:
 
 
 def kill_beat(run: Run, chance: random.Random) -> str:
-    run.beats[0].kill()
-    run.beats[0].wait(_KILLED_WITHIN_S)
+    run.crew.beats[0].kill()
+    run.crew.beats[0].wait(_KILLED_WITHIN_S)
     time.sleep(chance.uniform(0, 3))
-    run.beats[0] = run.world.start_beat()
+    run.crew.beats[0] = run.world.start_beat()
     return ""
 
 
 def second_beat(run: Run, _chance: random.Random) -> str:
-    if len(run.beats) < 2:
-        run.beats.append(run.world.start_beat())
-    return f"{len(run.beats)} beats"
+    if len(run.crew.beats) < 2:
+        run.crew.beats.append(run.world.start_beat())
+    return f"{len(run.crew.beats)} beats"
 
 
 def slow_store(run: Run, chance: random.Random) -> str:
@@ -291,7 +291,7 @@ def provider_errs(run: Run, chance: random.Random) -> str:
 
 def _rated(kind: str) -> dict[str, object]:
     seconds = {"hang": 3.0, "drip": 0.01, "late": 1.0}
-    given: dict[str, object] = {"fault": kind, "rate": 0.05}
+    given: dict[str, object] = {"fault": kind, "rate": 0.12}
     return given | ({"seconds": seconds[kind]} if kind in seconds else {})
 
 

@@ -14,8 +14,9 @@ from typing import Any
 
 import msgspec
 
-from bridge.cli.family import Child, Family
+from bridge.cli.family import Family
 from tests.faults import mischief
+from tests.faults.crew import Crew
 from tests.faults.crowd import Operator, Sender, scenario
 from tests.faults.gathering import answers, lags, recovered
 from tests.faults.reading import Reader
@@ -75,17 +76,12 @@ class Run:
         )
         self.receivers = Receivers()
         self.operator = Operator(self.world, self.receivers)
-        self.workers: dict[int, Child] = {}
-        self.beats: list[Child] = []
+        self.crew = Crew(self.world, self.chance, stops=plan.stops, bugs=plan.bugs)
         self.removable: list[Application] = []
         self.faults: list[Fault] = []
-        self.said: list[str] = []
         self.sender: Sender
         self._reader: Reader
-        self._stops = list(plan.stops)
-        self._stop_of: dict[int, str] = {}
         self._by_session: Application | None = None
-        self._web: Child | None = None
         self._ended = threading.Event()
         self._lags: tuple[tuple[int, ...], tuple[int, ...]] = ((), ())
 
@@ -100,6 +96,22 @@ class Run:
 
     def play(self) -> Records:
         self._start()
+        try:
+            self._make_trouble()
+            stuck = ""
+        except NotInTime as error:
+            # What is known then is what somebody needs who looks for the reason.
+            stuck = str(error)
+        self._finish_sending()
+        self._heal()
+        left = self._drain()
+        if self.plan.neighbours:
+            self._stand_beside()
+        # Now with applications that are well: what may be left waits for one of them, which was left alone for a while.
+        self._heal_applications()
+        return self.records("; ".join(filter(None, [stuck, left and self._drain()])))
+
+    def _make_trouble(self) -> None:
         self._warm_up()
         if self.plan.held_back:
             self.operator.do("pause", self._application("well"))
@@ -108,26 +120,19 @@ class Run:
             self._await_work()
             time.sleep(self.chance.uniform(0, 1) * self.plan.pause_s)
             self.make(name)
-            self.look_after()
-        self._die_at_each_stop()
-        self._finish_sending()
-        self._heal()
+            self.crew.look_after()
+        self.crew.die_at_each_stop(self.plan.patience_s)
         if self.plan.held_back:
+            self._finish_sending()
             wait_until("all is settled", self._is_settled, self.plan.patience_s)
             self.operator.do("resume", self._application("well"), "--deliver", "all")
-        left = self._drain()
-        if self.plan.neighbours:
-            self._stand_beside()
-        # Now with applications that are well: what may be left waits for one of them, which was left alone for a while.
-        self._heal_applications()
-        return self.records(left and self._drain())
 
     def _warm_up(self) -> None:
         """Until callbacks are accepted: to processes that still start, faults are none."""
         self.sender.send()
 
         def is_at_work() -> bool:
-            self.look_after()
+            self.crew.look_after()
             return self.accepted() > 0
 
         wait_until("the first callback is accepted", is_at_work, self.plan.patience_s)
@@ -138,7 +143,7 @@ class Run:
         wait_until("callbacks are accepted again", lambda: self._is_at_work(before), self.plan.patience_s)
 
     def _is_at_work(self, before: int) -> bool:
-        self.look_after()
+        self.crew.look_after()
         return self.accepted() > before + 2
 
     def accepted(self) -> int:
@@ -148,7 +153,7 @@ class Run:
     def _finish_sending(self) -> None:
         self.sender.enough.set()
         while self.sender.is_alive():
-            self.look_after()
+            self.crew.look_after()
             self.sender.join(0.1)
 
     def _start(self) -> None:
@@ -159,11 +164,7 @@ class Run:
             list(pool.map(lambda kind: self._subscribe(kind, link.port), self.plan.applications))
         callback = self._by_session.url if self._by_session else ""
         self.sender = Sender(self.world, self.plan.seed, self.plan.sessions, self.plan.per_s, callback=callback)
-        for slot in range(self.plan.workers):
-            self.restart(slot)
-        self.beats.append(self.world.start_beat())
-        if self.plan.web:
-            self._web = self.world.start_web()
+        self.crew.start(self.plan.workers, web=self.plan.web)
         threading.Thread(target=self._note_sizes, name="sizes", daemon=True).start()
 
     def _note_sizes(self) -> None:
@@ -204,58 +205,6 @@ class Run:
         detail = act(self, self.chance)
         self.faults.append(Fault(name=name, kind=kind, at_ms=at_ms, until_ms=now_ms(), detail=detail))
 
-    def restart(self, slot: int, *, skew_s: int = 0) -> None:
-        """Start a worker in a slot, whose last one has ended."""
-        inside: dict[str, object] = {"bugs": list(self.plan.bugs), "seed": self.chance.randrange(10**6)}
-        taken = {stop for other, stop in self._stop_of.items() if other != slot}
-        stop = next((one for one in self._stops if one not in taken), "")
-        if stop:
-            inside |= {"stop": stop, "nth": self.chance.randrange(1, 4)}
-        self._stop_of[slot] = stop
-        self.workers[slot] = self.world.start_worker(inside, skew_s=skew_s)
-
-    def kill(self, slot: int, *, restart: bool = True) -> None:
-        child = self.workers[slot]
-        child.kill()
-        child.wait(10)
-        if restart:
-            self.restart(slot)
-
-    def look_after(self) -> None:
-        """Start again whatever has died by itself, as whoever runs them would: at a stop, or of what was done to it."""
-        for slot, child in list(self.workers.items()):
-            if child.poll() is not None:
-                self._note_death("worker", child, self._stop_of[slot])
-                self.restart(slot)
-        for place, child in enumerate(self.beats):
-            if child.poll() is not None:
-                self._note_death("beat", child, "")
-                self.beats[place] = self.world.start_beat()
-        if self._web is not None and self._web.poll() is not None:
-            self._note_death("web", self._web, "")
-            self._web = self.world.start_web()
-
-    def _note_death(self, kind: str, child: Child, stop: str) -> None:
-        died_ms = self._died_at(child.pid)
-        if stop and died_ms:
-            self._stops.remove(stop)
-        name = f"died at {stop}" if died_ms else f"a {kind} ended by itself"
-        at_ms = died_ms or now_ms()
-        detail = "" if died_ms else f"exit code {child.poll()}: {child.last_lines()}"
-        self.faults.append(Fault(name=name, kind=Kind.LOSES_OUTCOMES, at_ms=at_ms, until_ms=at_ms, detail=detail))
-
-    def _died_at(self, pid: int) -> int:
-        """When the process noted that it stopped, 0 if it did not."""
-        for line in self.notes():
-            at_ms, its_pid, what = line.split(" ", 2)
-            if int(its_pid) == pid and what.startswith("stop "):
-                return int(at_ms)
-        return 0
-
-    def notes(self) -> list[str]:
-        path = self.world.notes
-        return path.read_text().splitlines() if path.exists() else []
-
     def any_application(self, chance: random.Random) -> Application:
         """One that is subscribed and stays so."""
         names = ("well", "moody", "batches")
@@ -273,26 +222,6 @@ class Run:
 
     def _sessions(self) -> dict[tuple[str, str], Any]:
         return dict(self._reader.sessions("default"))
-
-    def busy_worker(self, chance: random.Random) -> int:
-        """A worker that has begun to poll or to deliver: one that still starts has nothing to lose."""
-
-        def busy() -> list[int]:
-            self.look_after()
-            at_work = {int(line.split(" ")[1]) for line in self.notes() if line.endswith(" at work")}
-            return [slot for slot, child in sorted(self.workers.items()) if child.pid in at_work]
-
-        wait_until("a worker is at work", busy, self.plan.patience_s)
-        return chance.choice(busy())
-
-    def _die_at_each_stop(self) -> None:
-        """Until each stop has had its worker."""
-        deadline = time.monotonic() + self.plan.patience_s
-        while self._stops:
-            self.look_after()
-            if time.monotonic() > deadline:
-                raise NotInTime(f"no worker came to {self._stops[0]}")
-            time.sleep(0.05)
 
     # The end.
 
@@ -324,13 +253,13 @@ class Run:
         return self._is_settled() and not self._reader.queue(application.subscription).waiting
 
     def _is_settled(self) -> bool:
-        self.look_after()
+        self.crew.look_after()
         return all(one.settled_ms for one in self._sessions().values())
 
     def _heal(self) -> None:
         self.world.proxy.heal()
         self.world.steer_provider({})
-        self.look_after()
+        self.crew.look_after()
 
     def _heal_applications(self) -> None:
         for application in self.receivers.applications:
@@ -342,7 +271,7 @@ class Run:
 
         def is_drained() -> bool:
             nonlocal left
-            self.look_after()
+            self.crew.look_after()
             left = self._left()
             return not left
 
@@ -369,9 +298,12 @@ class Run:
     def _active(self) -> list[str]:
         return [one.id for one in self.subscribers() if one.removed_ms is None]
 
+    def _all_faults(self) -> list[Fault]:
+        return sorted([*self.faults, *self.crew.deaths], key=lambda fault: fault.at_ms)
+
     def _excused(self) -> set[str]:
         """Sessions of the last moments before the store lost its last second."""
-        crashes = [fault for fault in self.faults if fault.kind is Kind.ROLLS_BACK]
+        crashes = [fault for fault in self._all_faults() if fault.kind is Kind.ROLLS_BACK]
         return {
             one.session_no
             for one in self.sender.tracked
@@ -411,7 +343,7 @@ class Run:
             log_lines=self.world.log_lines() | {"web's answers": self.world.web_answers()},
             tracked=tuple(self.sender.tracked),
             subscribers=subscribers,
-            faults=tuple(recovered(fault, accepted) for fault in self.faults),
+            faults=tuple(recovered(fault, accepted) for fault in self._all_faults()),
             actions=tuple(self.operator.actions),
             callback_timeout_ms=1000,
             give_up_ms=600_000,

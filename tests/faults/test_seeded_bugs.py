@@ -48,7 +48,7 @@ def test_a_mistake_is_caught(bugs: tuple[str, ...]) -> None:
         run = Run(plan_for(bugs), family)
         try:
             violations = check(run.play())
-            notes = run.notes()
+            notes = run.world.read_notes()
         finally:
             run.close()
     for bug in bugs:

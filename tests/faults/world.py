@@ -237,6 +237,10 @@ class World:
             raise CommandFailed(f"bridge {argv[0]} {argv[1] if len(argv) > 1 else ''} ended with {done.returncode}")
         return done.stdout.decode()
 
+    def read_notes(self) -> list[str]:
+        """What workers noted from within (``inside/sitecustomize.py``)."""
+        return self.notes.read_text().splitlines() if self.notes.exists() else []
+
     def web_answers(self) -> tuple[str, ...]:
         """What the web process says to whoever asks, of errors too."""
         for path in sorted(self.logs.glob("*-web.log"), reverse=True):
