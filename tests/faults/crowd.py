@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import random
+import secrets
 import threading
 import time
 from collections.abc import Mapping, Sequence
@@ -44,6 +46,7 @@ def scenario(seed: int, longest_s: float) -> dict[str, object]:
     return {"phones": shares, "default": [DELIVERED | {"delay": 0.5}], "seed": seed}
 
 
+_NOT_YET_MS = 2**53
 _AT_ONCE = 5
 _MOST = 3_000
 
@@ -190,12 +193,22 @@ class Operator:
         return self._world.command(*argv)
 
     def rotate(self, application: Application, overlap: str = "1h") -> None:
-        """A new secret. The application goes on with both, and the checker decides which had to do."""
+        """A new secret. The application goes on with both, and the checker decides which had to do.
+
+        Without an overlap it is one of the application's own, which it knows before anything is signed with it.
+        """
         asked_ms = now_ms()
-        made = json.loads(self.do("rotate", application, "--overlap", overlap, "--json"))
-        done_ms = now_ms()
-        application.retire(done_ms + (3_600_000 if overlap == "1h" else 0))
-        application.know(Secret(value=made["secret"], since_ms=asked_ms, given_ms=done_ms))
+        options = ["--overlap", overlap, "--json"]
+        if overlap == "0s":
+            secret = "whsec_" + base64.b64encode(secrets.token_bytes(32)).decode()
+            application.know(Secret(value=secret, since_ms=asked_ms, given_ms=_NOT_YET_MS))
+            file = self._world.directory / "secret"
+            file.write_text(secret)
+            self.do("rotate", application, *options, "--secret-file", str(file))
+            application.shift(secret, since_ms=asked_ms, given_ms=now_ms(), overlap_ms=0)
+        else:
+            secret = json.loads(self.do("rotate", application, *options))["secret"]
+            application.shift(secret, since_ms=asked_ms, given_ms=now_ms(), overlap_ms=3_600_000)
 
     def remove(self, application: Application) -> None:
         asked_ms = now_ms()

@@ -78,11 +78,16 @@ class Application:
         with self._lock:
             self._secrets.append(secret)
 
-    def retire(self, until_ms: int) -> None:
-        """The secret that was current goes on signing until then."""
+    def shift(self, value: str, *, since_ms: int, given_ms: int, overlap_ms: int) -> None:
+        """This secret is the current one; the one before it goes on signing for a while."""
         with self._lock:
-            old = self._secrets[-1]
-            self._secrets[-1] = Secret(value=old.value, since_ms=old.since_ms, given_ms=old.given_ms, until_ms=until_ms)
+            known = [one for one in self._secrets if one.value != value]
+            old = known.pop()
+            self._secrets = [
+                *known,
+                msgspec.structs.replace(old, until_ms=given_ms + overlap_ms),
+                Secret(value=value, since_ms=since_ms, given_ms=given_ms),
+            ]
 
     def heal(self) -> None:
         """Be well from now on, and let go of what hangs."""

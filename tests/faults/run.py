@@ -242,6 +242,8 @@ class Run:
             time.sleep(0.1)
         self._lags = (lags(well.named_posts()[:count]), ())
         hanging.heal()
+        # What waits for it would be tried again in half a minute only: it was left alone.
+        self.operator.remove(hanging)
         self._drain()
         self._lags = (self._lags[0], lags(well.named_posts()[count:]))
         again.quit()

@@ -18,7 +18,8 @@ replace = msgspec.structs.replace
 @pytest.fixture(scope="module")
 def right() -> Records:
     """A run in which all went well."""
-    plan = Plan(sessions=20, per_s=10, words_over_s=2, applications=("well", "moody", "batches", "failures"), web=False)
+    applications = ("well", "moody", "batches", "failures")
+    plan = Plan(sessions=20, per_s=10, words_over_s=2, applications=applications, neighbours=True)
     return play(plan)
 
 
@@ -187,6 +188,7 @@ ALTERED: Mapping[Callable[[Records], Records], str] = {
 def test_what_went_well_is_right_and_comes_once(right: Records) -> None:
     assert check(right) == []
     assert not any(list(repeats(group)) for group in Evidence(right).heard.values())
+    assert all(right.lags_ms), "a well receiver was watched without a neighbour that hangs, and beside one"
 
 
 @pytest.mark.timeout(300)
