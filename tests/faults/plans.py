@@ -7,11 +7,7 @@ from collections.abc import Mapping
 
 from tests.faults.mischief import CATALOGUE
 from tests.faults.run import STOPS, Plan
-from tests.faults.world import ROOT
-
-KEEPS_WHAT_IT_TAKES = (ROOT / "tasks" / "lua" / "take_message.lua").exists()
-"""Whether messages are taken off the broker by a script of the bridge's. Kombu's own channel loses what it takes when
-it is killed or cut off at that instant, and does not survive what is no message: with it, these cannot hold."""
+from tests.faults.world import KEEPS_WHAT_IT_TAKES
 
 ALL_STOPS = (*STOPS, *(("take_message:before", "take_message:after") if KEEPS_WHAT_IT_TAKES else ()))
 

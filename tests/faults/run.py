@@ -10,6 +10,7 @@ import random
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import Any
 
 import msgspec
@@ -22,7 +23,7 @@ from tests.faults.gathering import answers, lags, recovered
 from tests.faults.reading import Reader
 from tests.faults.receivers import HANGING, MOODY, Application, Receivers, now_ms
 from tests.faults.records import Fault, Kind, Records, Secret, Subscriber
-from tests.faults.world import SHARDS, NotInTime, World, wait_until
+from tests.faults.world import KEEPS_WHAT_IT_TAKES, SHARDS, NotInTime, World, wait_until
 
 STOPS = (
     "claim_sessions:after",
@@ -37,6 +38,10 @@ STOPS = (
     "settle_lanes:after",
 )
 """Where a worker can be made to die; before and after what, ``inside/sitecustomize.py`` says."""
+
+
+_LOST_AFTER_S = 20.0
+"""Longer than the broker's lease of 10 s: what is not stored by then will not come."""
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
@@ -104,12 +109,28 @@ class Run:
             stuck = str(error)
         self._finish_sending()
         self._heal()
+        if not KEEPS_WHAT_IT_TAKES:
+            self._track_again()
         left = self._drain()
         if self.plan.neighbours:
             self._stand_beside()
         # Now with applications that are well: what may be left waits for one of them, which was left alone for a while.
         self._heal_applications()
         return self.records("; ".join(filter(None, [stuck, left and self._drain()])))
+
+    def _track_again(self) -> None:
+        """What kombu's channel lost is tracked once more, and reported: the rest is to be seen all the same."""
+        with suppress(NotInTime):
+            self.wait_for_trackings(_LOST_AFTER_S)
+        stored = {no for _, no in self._sessions()}
+        lost = [{"session_no": one.session_no} for one in self.sender.tracked if one.session_no not in stored]
+        if lost:
+            self.sender.track(lost)
+            at_ms = now_ms()
+            name = "trackings lost by kombu's channel"
+            self.faults.append(
+                Fault(name=name, kind=Kind.HARMLESS, at_ms=at_ms, until_ms=at_ms, detail=f"{len(lost)} sessions")
+            )
 
     def _make_trouble(self) -> None:
         self._warm_up()
@@ -215,10 +236,10 @@ class Run:
         last_ms = max((action.done_ms for action in self.operator.actions), default=0)
         time.sleep(max(0.0, (last_ms + 3000 - now_ms()) / 1000))
 
-    def wait_for_trackings(self) -> None:
+    def wait_for_trackings(self, within_s: float = 90.0) -> None:
         """Wait until no tracking waits in the broker: it would be lost with it."""
         sent = {one.session_no for one in self.sender.tracked}
-        wait_until("what was sent so far is tracked", lambda: sent <= {no for _, no in self._sessions()}, 90)
+        wait_until("what was sent so far is tracked", lambda: sent <= {no for _, no in self._sessions()}, within_s)
 
     def _sessions(self) -> dict[tuple[str, str], Any]:
         return dict(self._reader.sessions("default"))

@@ -26,6 +26,10 @@ from bridge.store.server import EmbeddedServer
 from tests.faults.proxy import Proxy
 
 ROOT = Path(__file__).parents[2]
+KEEPS_WHAT_IT_TAKES = (ROOT / "tasks" / "lua" / "take_message.lua").exists()
+"""Whether messages are taken off the broker by a script of the bridge's. Kombu's own channel loses what it takes when
+it is killed or cut off at that instant, and does not survive what is no message: with it, these cannot hold."""
+
 SHARDS = 4
 COMMAND_WITHIN_S = 60.0
 
