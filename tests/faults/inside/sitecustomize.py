@@ -2,8 +2,9 @@
 
 ``FAULTS_INSIDE`` is JSON: ``stop`` is a named point at which the process kills itself, at its ``nth`` passing; ``bugs``
 are names of mistakes to make (``bugs.py``); ``skew_s`` sets the wall clock off; ``visibility_s`` shortens the broker's
-lease; ``notes`` is a file to write down in what happened. Points lie at the seams with other programs, which stay where
-they are when the code between them is redrawn: what is said to Redis, to the provider, and to receivers.
+lease and that of sessions; ``notes`` is a file to write down in what happened. Points lie at the seams with other
+programs, which stay where they are when the code between them is redrawn: what is said to Redis, to the provider, and
+to receivers.
 """
 
 from __future__ import annotations
@@ -132,6 +133,12 @@ def _shorten_leases(module: Any) -> None:
         options["visibility_timeout"] = _given["visibility_s"]
 
 
+def _shorten_polls(module: Any) -> None:
+    """Sessions that a killed worker had claimed come back after seconds, as all else does here."""
+    if hasattr(module, "_SHORTEST_LEASE_MS"):
+        module._SHORTEST_LEASE_MS = 5_000
+
+
 def _skew(off_s: float) -> None:
     """Have the wall clock tell another time. (Under libfaketime, which shifts it for a whole process, Python's sleeps
     fail.) The monotonic clock is left alone, as by whoever sets the time."""
@@ -184,6 +191,7 @@ def install() -> None:
     }
     if "visibility_s" in _given:
         patches["tasks.config"] = [_shorten_leases]
+        patches["bridge.wiring"] = [_shorten_polls]
     if _given.get("bugs"):
         import bugs  # type: ignore[import-not-found]  # beside this file, on the worker's own path
 
