@@ -291,7 +291,7 @@ def provider_errs(run: Run, chance: random.Random) -> str:
 
 def _rated(kind: str) -> dict[str, object]:
     seconds = {"hang": 3.0, "drip": 0.01, "late": 1.0}
-    given: dict[str, object] = {"fault": kind, "rate": 0.12}
+    given: dict[str, object] = {"fault": kind, "rate": 0.05}
     return given | ({"seconds": seconds[kind]} if kind in seconds else {})
 
 
