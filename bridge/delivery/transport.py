@@ -6,6 +6,7 @@ redirect, no proxy, no decoding. What a receiver answered, or why it did not, be
 
 from __future__ import annotations
 
+import math
 import select
 import time
 from collections.abc import Sequence
@@ -23,6 +24,7 @@ from bridge.domain.outcome import Answer, Failure
 from bridge.errors import InvalidUrl
 
 _LOOK_MS = 50  # the longest wait while anything is in flight, should libcurl ever leave an edge unanswered
+_STOOD_STILL_S = 0.2  # without a look for so long, the caller was held up: answers may have come that nobody read
 _LOOK_RESOLVING_MS = 5  # libcurl's resolver threads wake nothing that pycurl can wait for: look this often meanwhile
 _LARGE_BODY = 16_384  # bytes; above it a body may take several writes, and is not kept by an idle handle
 _MOST_IDENTITIES = 64  # whose connections are kept; as many as queues are held at once
@@ -108,6 +110,7 @@ class Transport:
         self._resolving: set[Notes] = set()
         self._uploading: dict[pycurl.Curl, int] = {}  # to the size of a body that may not be sent yet
         self._fresh = False
+        self._looked = time.monotonic()
         # libcurl's own wait is select(), which cannot see a descriptor above 1,023: two busy slices would reach it.
         # Edge-triggered: registered once a connection instead of changed twice a request. libcurl reads until a
         # socket is empty, or asks to be called at once; writing is another matter (_rearm).
@@ -199,10 +202,30 @@ class Transport:
     def _run(self, finished: list[tuple[Request, Answer]]) -> None:
         """Let libcurl do what can be done without waiting, and collect what is done."""
         self._fresh = False
+        overdue = self._overdue()
         self._collect(self._plain, finished)
         for pool in self._pools.values():
             if pool.active:
                 self._collect(pool, finished)
+        for slot in overdue:
+            if slot.curl in self._active:
+                slot.curl.setopt(pycurl.TIMEOUT_MS, slot.timeout_ms)
+            else:
+                slot.timeout_ms = 0  # to be set for its next request
+        self._looked = time.monotonic()
+
+    def _overdue(self) -> list[_Slot]:
+        """After standing still, the transfers past their deadline: they get one more look.
+
+        libcurl would end them before it reads an answer that has come in time, and the receiver hear the event again.
+        """
+        now = time.monotonic()
+        if now - self._looked < _STOOD_STILL_S:
+            return []
+        overdue = [slot for slot in self._active.values() if now - slot.started >= slot.timeout_ms / 1000]
+        for slot in overdue:
+            slot.curl.setopt(pycurl.TIMEOUT_MS, 2 * math.ceil((now - slot.started) * 1000))
+        return overdue
 
     def _collect(self, pool: _Pool, finished: list[tuple[Request, Answer]]) -> None:
         pool.multi.perform()

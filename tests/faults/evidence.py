@@ -1,0 +1,176 @@
+"""The records put in order for the checker: what was said of each change, and what each subscription got of it."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from datetime import datetime
+from functools import cached_property
+from typing import cast
+
+import msgspec
+
+from tests.faults.reading import low
+from tests.faults.receivers import members_of
+from tests.faults.records import (
+    FINAL,
+    Fault,
+    Key,
+    Kind,
+    Logged,
+    Place,
+    Post,
+    Queue,
+    Records,
+    Subscriber,
+    What,
+    Word,
+    digits_of,
+)
+
+CHANGE = "sms.status.changed"
+_OUTCOME_MS = 3_000
+"""How long before a fault an outcome may have been lost in it: a slice writes outcomes down within milliseconds, on a
+machine that lets it."""
+_AFTER_MS = 4_000
+"""And after: what was held for a while by a process that has gone is another's when its hold of 3 s ends."""
+_ROLLED_BACK_MS = 4_000
+"""What the store may have lost: its last second, as much as it was behind in writing, and what was done on its way."""
+
+
+class Heard(msgspec.Struct, frozen=True, kw_only=True):
+    """An event as it came in a POST. ``time`` is its receipt's, Unix seconds; ``body`` is all of it."""
+
+    post: Post
+    id: str
+    what: What
+    phone: tuple[str, str, str]
+    status: str
+    sequence: int
+    observed_ms: int
+    body: Mapping[str, object]
+
+
+class Evidence:
+    """A run's records, indexed."""
+
+    def __init__(self, records: Records) -> None:
+        self.records = records
+        self.subscribers = {one.id: one for one in records.subscribers}
+        self.heard: dict[str, list[Heard]] = defaultdict(list)
+        self.others: list[tuple[Post, Mapping[str, object]]] = []
+        for post in records.posts:
+            for event in members_of(post):
+                if event.get("type") == CHANGE:
+                    self.heard[post.subscription].append(_heard(post, event))
+                else:
+                    self.others.append((post, event))
+
+    @cached_property
+    def changes(self) -> list[Logged]:
+        """The log's changes of status, in the order of their commits."""
+        return sorted((one for one in self.records.store.events if not one.type), key=lambda one: one.position)
+
+    @cached_property
+    def words(self) -> Mapping[Key, list[Word]]:
+        found: dict[Key, list[Word]] = defaultdict(list)
+        for word in self.records.answers.words:
+            found[word.key].append(word)
+        return found
+
+    def told(self, session_no: str, digits: str) -> set[str]:
+        """All that the provider ever said of a phone in a session."""
+        return {word.status for key, words in self.words.items() if key[:2] == (session_no, digits) for word in words}
+
+    @cached_property
+    def accepted(self) -> Mapping[str, Mapping[What, list[Heard]]]:
+        """What each subscription accepted."""
+        found: dict[str, dict[What, list[Heard]]] = {}
+        for name, group in self.heard.items():
+            by_what = found.setdefault(name, defaultdict(list))
+            for heard in group:
+                if heard.post.accepted:
+                    by_what[heard.what].append(heard)
+        return found
+
+    def queue(self, subscription: str) -> Queue:
+        return self.records.store.queues.get(subscription, Queue())
+
+    def places(self, event: Logged) -> tuple[Place, Place]:
+        """Where an event is, whole and as the record of accepted deliveries has it."""
+        return (event.shard, event.position), (event.shard, low(event.position))
+
+    def is_erased(self, event: Logged) -> bool:
+        return (event.account, (event.shard, event.position)) in self.records.store.erased
+
+    @cached_property
+    def erased_phones(self) -> Mapping[str, int]:
+        """When the erasing of a phone began, by its digits."""
+        return {digits_of(one.subject): one.asked_ms for one in self.records.actions if one.name == "erase"}
+
+    def wanted(self, subscriber: Subscriber, event: Logged) -> bool | None:
+        """Whether a subscription wanted an event when it was committed; None where it was just being changed."""
+        if event.account != subscriber.account or (subscriber.statuses and event.status not in subscriber.statuses):
+            return False
+        if subscriber.implicit:
+            return None if self._names_it(event.session_no) else False
+        at_ms = event.position[0]
+        if at_ms <= subscriber.asked_ms:
+            return False
+        removed = subscriber.removed_ms
+        if removed is not None and at_ms >= removed[1]:
+            return False
+        sure = at_ms > subscriber.added_ms and (removed is None or at_ms < removed[0])
+        return True if sure else None
+
+    def _names_it(self, session_no: str) -> bool:
+        return session_no in self._with_callback
+
+    @cached_property
+    def _with_callback(self) -> set[str]:
+        return {one.session_no for one in self.records.tracked if one.callback}
+
+    def crashes(self) -> Iterable[Fault]:
+        return (fault for fault in self.records.faults if fault.kind is Kind.ROLLS_BACK)
+
+    def may_be_rolled_back(self, at_ms: int) -> bool:
+        """Whether what was done then may have gone with the store's last second."""
+        return any(fault.at_ms - _ROLLED_BACK_MS <= at_ms <= fault.until_ms for fault in self.crashes())
+
+    def loser(self, at_ms: int) -> Fault | None:
+        """The fault in which the outcome of an attempt of that time may have been lost: of several the nearest."""
+        possible = [
+            fault
+            for fault in self.records.faults
+            if fault.kind is not Kind.HARMLESS and fault.at_ms - _OUTCOME_MS <= at_ms <= fault.until_ms + _AFTER_MS
+        ]
+        # First those that it lies in, then by how far it is from their beginning.
+        return min(
+            possible, key=lambda one: (not one.at_ms <= at_ms <= one.until_ms, abs(one.at_ms - at_ms)), default=None
+        )
+
+
+def _heard(post: Post, event: Mapping[str, object]) -> Heard:
+    data = cast("Mapping[str, object]", event["data"])
+    status = str(data["status"])
+    receipt = cast("Mapping[str, object] | None", data["receipt"])
+    key = str(data["session_no"]), digits_of(str(data["phone"])), str(data["user_id"])
+    time = _seconds(str(receipt["time"])) if receipt and receipt["time"] and status in FINAL else 0
+    return Heard(
+        post=post,
+        id=str(event["id"]),
+        what=(str(data["account"]), *key, status, time),
+        phone=key,
+        status=status,
+        sequence=int(str(data["sequence"])),
+        observed_ms=_millis(str(event["timestamp"])),
+        body=event,
+    )
+
+
+def _seconds(iso: str) -> int:
+    return _millis(iso) // 1000
+
+
+def _millis(iso: str) -> int:
+    return round(datetime.fromisoformat(iso).timestamp() * 1000)

@@ -1,0 +1,59 @@
+"""The records, from whoever kept them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+import msgspec
+
+from tests.faults.receivers import members_of
+from tests.faults.records import Answers, Fault, Post, Word, meaning_of
+
+
+def answers(page: Callable[[int], Any]) -> Answers:
+    """The provider's own record, of which ``page`` gives a part: all after an answer's number."""
+    words: list[Word] = []
+    answered: dict[str, list[int]] = {}
+    by_fault: dict[str, int] = {}
+    after = 0
+    while entries := page(after)["entries"]:
+        for entry in entries:
+            after = entry["n"]
+            by_fault[entry["fault"]] = by_fault.get(entry["fault"], 0) + 1
+            if entry["ret_code"] != 0:
+                continue
+            for session in entry["sessions"]:
+                answered.setdefault(session["session_no"], []).append(entry["at_ms"])
+                words += [_word(entry["at_ms"], session["session_no"], one) for one in session["receipts"]]
+    return Answers(
+        words=tuple(words), answered_ms={no: tuple(times) for no, times in answered.items()}, by_fault=by_fault
+    )
+
+
+def _word(at_ms: int, session_no: str, receipt: Mapping[str, Any]) -> Word:
+    return Word(
+        at_ms=at_ms,
+        session_no=session_no,
+        phone=receipt["phone"],
+        user_id=receipt["user_id"],
+        status=meaning_of(receipt["result"], receipt["code"]),
+        time=receipt["time"],
+    )
+
+
+def lags(posts: Sequence[Post]) -> tuple[int, ...]:
+    """From when a change was seen to when it was accepted, in ms."""
+    found = []
+    for post in posts:
+        if post.accepted:
+            for event in members_of(post):
+                seen_ms = round(datetime.fromisoformat(str(event["timestamp"])).timestamp() * 1000)
+                found.append(post.decided_ms - seen_ms)
+    return tuple(found)
+
+
+def recovered(fault: Fault, accepted: list[int]) -> Fault:
+    after = next((at_ms for at_ms in accepted if at_ms >= fault.until_ms), 0)
+    return msgspec.structs.replace(fault, recovered_ms=after)

@@ -1,0 +1,236 @@
+"""What a run leaves behind: the four independent records, and what the harness itself did.
+
+What the provider answered, what receivers got, what the store holds at the end, what was logged. Nothing here is the
+bridge's own type: a mistake of the bridge's must not be made again by whoever looks for it. Times are Unix
+milliseconds of this machine's clock, which is the store's too.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from enum import StrEnum
+
+import msgspec
+
+FINAL = frozenset({"delivered", "undelivered", "expired", "failed", "no_receipt"})
+
+Key = tuple[str, str, str]
+"""SessionNo, the phone's digits, user id."""
+
+What = tuple[str, str, str, str, str, int]
+"""Account, SessionNo, digits, user id, status, and the ReceiptTime of a provider's final word (else 0): by the
+contract the same change has the same one, and another change another."""
+
+
+def digits_of(phone: str) -> str:
+    """What phones are compared on, by the callback contract, written down a second time."""
+    digits = re.sub(r"[^0-9]", "", phone).removeprefix("00")
+    return "86" + digits if len(digits) == 11 and digits.startswith("1") else digits or phone
+
+
+def meaning_of(result: str, code: str) -> str:
+    """The status that a word of the provider's stands for, by the callback contract, a second time."""
+    word = result.strip().casefold()
+    if word in {"发送成功", "success", "send successful"}:
+        return "delivered"
+    if word in {"发送失败", "fail", "send failed"}:
+        return "expired" if code.upper().startswith("EXPIRED") else "undelivered"
+    return "failed" if word == "submitfail" else "unknown"
+
+
+class Word(msgspec.Struct, frozen=True, kw_only=True):
+    """One receipt as the simulated provider told it, in an answer that was sent whole. ``time`` is Unix seconds."""
+
+    at_ms: int
+    session_no: str
+    phone: str
+    user_id: str
+    status: str
+    time: int
+
+    @property
+    def key(self) -> Key:
+        return self.session_no, digits_of(self.phone), self.user_id
+
+
+class Answers(msgspec.Struct, frozen=True, kw_only=True):
+    """The provider's record: each word it told, when each session was answered for, and answers by what befell them."""
+
+    words: tuple[Word, ...]
+    answered_ms: Mapping[str, tuple[int, ...]]
+    by_fault: Mapping[str, int]
+
+
+class Post(msgspec.Struct, frozen=True, kw_only=True):
+    """One POST that reached a receiver.
+
+    ``verified_by`` are the places of those of the receiver's secrets with which a public library verifies it;
+    ``status`` is what was answered, 0 where nothing was; ``accepted`` says that a whole 2xx was handed to the system.
+    """
+
+    subscription: str
+    at_ms: int
+    decided_ms: int
+    message_id: str
+    timestamp_s: int
+    body: bytes
+    verified_by: tuple[int, ...]
+    mood: str
+    status: int
+    accepted: bool
+
+
+class Secret(msgspec.Struct, frozen=True, kw_only=True):
+    """A subscription's secret: asked for and given between ``since_ms`` and ``given_ms``; ``until_ms`` is how long it
+    must go on signing, None while it is the current one."""
+
+    value: str
+    since_ms: int
+    given_ms: int
+    until_ms: int | None = None
+
+
+class Subscriber(msgspec.Struct, frozen=True, kw_only=True):
+    """A subscription as the harness made it. ``removed_ms`` is when its removal began and was done."""
+
+    id: str
+    account: str
+    asked_ms: int
+    added_ms: int
+    statuses: tuple[str, ...] = ()
+    implicit: bool = False
+    secrets: tuple[Secret, ...] = ()
+    removed_ms: tuple[int, int] | None = None
+
+
+class Tracked(msgspec.Struct, frozen=True, kw_only=True):
+    """A session whose tracking was acknowledged: by the broker's having taken its message."""
+
+    session_no: str
+    account: str
+    phones: tuple[str, ...]
+    acked_ms: int
+    callback: str = ""
+
+
+class Kind(StrEnum):
+    """What kinds of faults may do to what is under way."""
+
+    HARMLESS = "harmless"
+    LOSES_OUTCOMES = "loses outcomes"
+    ROLLS_BACK = "rolls back"
+
+
+class Fault(msgspec.Struct, frozen=True, kw_only=True):
+    """One fault, from its beginning to its end. ``recovered_ms``: when a callback was next accepted, 0 never."""
+
+    name: str
+    kind: Kind
+    at_ms: int
+    until_ms: int
+    recovered_ms: int = 0
+    detail: str = ""
+    subscription: str = ""
+
+
+class Action(msgspec.Struct, frozen=True, kw_only=True):
+    """What an operator did: ``done_ms`` is when its command had ended. ``subject`` is a subscription or a phone."""
+
+    name: str
+    subject: str
+    asked_ms: int
+    done_ms: int
+    detail: str = ""
+
+
+class Logged(msgspec.Struct, frozen=True, kw_only=True):
+    """An event in the store's log, at (shard, position): milliseconds and sequence of its stream id."""
+
+    account: str
+    shard: int
+    position: tuple[int, int]
+    type: int
+    session_no: str
+    phone: str
+    user_id: str
+    status: str
+    previous: str
+    sequence: int
+    receipt_time: int
+    observed_ms: int
+    of_provider: bool
+
+    @property
+    def what(self) -> What:
+        time = self.receipt_time if self.of_provider and self.status in FINAL else 0
+        return self.account, self.session_no, digits_of(self.phone), self.user_id, self.status, time
+
+
+Place = tuple[int, tuple[int, int]]
+"""Shard and position of an event. Of accepted deliveries the store keeps the position's lowest 32 bits."""
+
+
+class Queue(msgspec.Struct, frozen=True, kw_only=True):
+    """What the store says became of a subscription's events."""
+
+    waiting: frozenset[Place] = frozenset()
+    parked: bool = False
+    dead: frozenset[Place] = frozenset()
+    told: frozenset[Place] = frozenset()
+    dropped: int = 0
+    limited: int = 0
+
+
+class Session(msgspec.Struct, frozen=True, kw_only=True):
+    """A session at the end: its phones' statuses by (digits, user id)."""
+
+    sent_ms: int
+    settled_ms: int
+    phones: Mapping[tuple[str, str], str]
+
+
+class Store(msgspec.Struct, frozen=True, kw_only=True):
+    """What the store holds at the end."""
+
+    sessions: Mapping[tuple[str, str], Session]
+    events: tuple[Logged, ...]
+    queues: Mapping[str, Queue]
+    erased: frozenset[tuple[str, Place]]
+    subscriptions: frozenset[str]
+    failed_attempts: Mapping[str, tuple[tuple[int, str], ...]]
+
+
+class Records(msgspec.Struct, frozen=True, kw_only=True):
+    """All of a run.
+
+    ``callback_timeout_ms`` and ``give_up_ms`` are the run's settings; ``secrets_said`` must be in no log line, nor a
+    phone of ``tracked``. ``refused_connections`` came to an address that the bridge may not call.
+    ``lags_ms`` are a well receiver's delays without and with bad neighbours.
+    """
+
+    answers: Answers
+    posts: tuple[Post, ...]
+    store: Store
+    log_lines: Mapping[str, tuple[str, ...]]
+    tracked: tuple[Tracked, ...]
+    subscribers: tuple[Subscriber, ...]
+    faults: tuple[Fault, ...] = ()
+    actions: tuple[Action, ...] = ()
+    callback_timeout_ms: int
+    give_up_ms: int
+    secrets_said: tuple[str, ...] = ()
+    refused_connections: tuple[str, ...] = ()
+    lags_ms: tuple[tuple[int, ...], tuple[int, ...]] = ((), ())
+    not_drained: str = ""
+
+
+class Violation(msgspec.Struct, frozen=True, kw_only=True):
+    """An invariant that does not hold, and for what: enough to find it in the records."""
+
+    invariant: str
+    says: str
+    records: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.invariant}: {self.says}" + (f" [{self.records}]" if self.records else "")

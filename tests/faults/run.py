@@ -1,0 +1,397 @@
+"""One run: a world, a crowd, faults by a plan, then peace; and the records of all of it.
+
+``play(plan)`` starts everything, makes the faults one after another while SMS are sent and tracked, heals what it hurt,
+waits until everything has drained, and reads the four records.
+"""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from typing import Any
+
+import msgspec
+
+from bridge.cli.family import Family
+from tests.faults import mischief
+from tests.faults.crew import Crew
+from tests.faults.crowd import Operator, Sender, scenario
+from tests.faults.gathering import answers, lags, recovered
+from tests.faults.reading import Reader
+from tests.faults.receivers import HANGING, MOODY, Application, Receivers, now_ms
+from tests.faults.records import Fault, Kind, Records, Secret, Subscriber
+from tests.faults.world import KEEPS_WHAT_IT_TAKES, SHARDS, NotInTime, World, wait_until
+
+STOPS = (
+    "claim_sessions:after",
+    "provider:before",
+    "provider:after",
+    "commit:before",
+    "commit:after",
+    "claim_lanes:after",
+    "post:before",
+    "post:after",
+    "settle_lanes:before",
+    "settle_lanes:after",
+)
+"""Where a worker can be made to die; before and after what, ``inside/sitecustomize.py`` says."""
+
+
+_LOST_AFTER_S = 20.0
+"""Longer than the broker's lease of 10 s: what is not stored by then will not come."""
+
+
+class Plan(msgspec.Struct, frozen=True, kw_only=True):
+    """What a run is to be. ``faults`` are names of ``mischief.CATALOGUE``, one after another, ``pause_s`` between.
+
+    ``sessions`` is how many SMS there are at least, ``per_s`` how many a second. ``stops``: one worker dies at each of
+    these points, one after another. ``bugs`` are mistakes to make in every worker, and ``applications`` of which kinds
+    there is one (``_subscribe``). ``neighbours``: at the end, receivers that hang stand beside a well one.
+    ``held_back``: the subscription of the well one is paused until all is known, and then hears it all at once.
+    """
+
+    seed: int = 1
+    sessions: int = 40
+    per_s: float = 8.0
+    words_over_s: float = 4.0
+    workers: int = 2
+    own_broker: bool = False
+    faults: tuple[str, ...] = ()
+    pause_s: float = 0.5
+    stops: tuple[str, ...] = ()
+    bugs: tuple[str, ...] = ()
+    applications: tuple[str, ...] = ("well", "moody", "batches", "failures", "by session", "forbidden")
+    web: bool = True
+    neighbours: bool = False
+    held_back: bool = False
+    patience_s: float = 150.0
+
+
+class Run:
+    """A plan while it is played."""
+
+    def __init__(self, plan: Plan, family: Family) -> None:
+        self.plan = plan
+        self.chance = random.Random(plan.seed)
+        self.world = World(
+            family, scenario=scenario(plan.seed, plan.words_over_s), settings={}, own_broker=plan.own_broker
+        )
+        self.receivers = Receivers()
+        self.operator = Operator(self.world, self.receivers)
+        self.crew = Crew(self.world, self.chance, stops=plan.stops, bugs=plan.bugs)
+        self.removable: list[Application] = []
+        self.faults: list[Fault] = []
+        self.sender: Sender
+        self._reader: Reader
+        self._by_session: Application | None = None
+        self._ended = threading.Event()
+        self._lags: tuple[tuple[int, ...], tuple[int, ...]] = ((), ())
+
+    def close(self) -> None:
+        self._ended.set()
+        if hasattr(self, "sender"):
+            self.sender.quit()
+        if hasattr(self, "_reader"):
+            self._reader.close()
+        self.receivers.close()
+        self.world.close()
+
+    def play(self) -> Records:
+        self._start()
+        try:
+            self._make_trouble()
+            stuck = ""
+        except NotInTime as error:
+            # What is known then is what somebody needs who looks for the reason.
+            stuck = str(error)
+        self._finish_sending()
+        self._heal()
+        if not KEEPS_WHAT_IT_TAKES:
+            self._track_again()
+        left = self._drain()
+        if self.plan.neighbours:
+            self._stand_beside()
+        # Now with applications that are well: what may be left waits for one of them, which was left alone for a while.
+        self._heal_applications()
+        return self.records("; ".join(filter(None, [stuck, left and self._drain()])))
+
+    def _track_again(self) -> None:
+        """What kombu's channel lost is tracked once more, and reported: the rest is to be seen all the same."""
+        with suppress(NotInTime):
+            self.wait_for_trackings(_LOST_AFTER_S)
+        stored = {no for _, no in self._sessions()}
+        lost = [{"session_no": one.session_no} for one in self.sender.tracked if one.session_no not in stored]
+        if lost:
+            self.sender.track(lost)
+            at_ms = now_ms()
+            name = "trackings lost by kombu's channel"
+            self.faults.append(
+                Fault(name=name, kind=Kind.HARMLESS, at_ms=at_ms, until_ms=at_ms, detail=f"{len(lost)} sessions")
+            )
+
+    def _make_trouble(self) -> None:
+        self._warm_up()
+        if self.plan.held_back:
+            self.operator.do("pause", self._application("well"))
+        self.sender.start()
+        for name in self.plan.faults:
+            self._await_work()
+            time.sleep(self.chance.uniform(0, 1) * self.plan.pause_s)
+            self.make(name)
+            self.crew.look_after()
+        self.crew.die_at_each_stop(self.plan.patience_s)
+        if self.plan.held_back:
+            self._finish_sending()
+            wait_until("all is settled", self._is_settled, self.plan.patience_s)
+            self.operator.do("resume", self._application("well"), "--deliver", "all")
+
+    def _warm_up(self) -> None:
+        """Until callbacks are accepted: to processes that still start, faults are none."""
+        self.sender.send()
+
+        def is_at_work() -> bool:
+            self.crew.look_after()
+            return self.accepted() > 0
+
+        wait_until("the first callback is accepted", is_at_work, self.plan.patience_s)
+
+    def _await_work(self) -> None:
+        """A fault shows nothing of an idle bridge: something was accepted since the last one."""
+        before = self.accepted()
+        wait_until("callbacks are accepted again", lambda: self._is_at_work(before), self.plan.patience_s)
+
+    def _is_at_work(self, before: int) -> bool:
+        self.crew.look_after()
+        return self.accepted() > before + 2
+
+    def accepted(self) -> int:
+        """How many POSTs were accepted so far."""
+        return sum(application.accepted() for application in self.receivers.applications)
+
+    def _finish_sending(self) -> None:
+        self.sender.enough.set()
+        while self.sender.is_alive():
+            self.crew.look_after()
+            self.sender.join(0.1)
+
+    def _start(self) -> None:
+        self.world.start()
+        self._reader = Reader(self.world.store.url, SHARDS)
+        link = self.world.proxy.link("receivers", "127.0.0.1", self.receivers.port)
+        with ThreadPoolExecutor(4) as pool:
+            list(pool.map(lambda kind: self._subscribe(kind, link.port), self.plan.applications))
+        callback = self._by_session.url if self._by_session else ""
+        self.sender = Sender(self.world, self.plan.seed, self.plan.sessions, self.plan.per_s, callback=callback)
+        self.crew.start(self.plan.workers, web=self.plan.web)
+        threading.Thread(target=self._note_sizes, name="sizes", daemon=True).start()
+
+    def _note_sizes(self) -> None:
+        while not self._ended.wait(0.1):
+            self.world.store.note_size()
+
+    def _subscribe(self, kind: str, port: int) -> None:
+        chance = random.Random(f"{self.plan.seed} {kind}")
+        match kind:
+            case "well":
+                self.operator.subscribe(Application("well", chance))
+            case "moody":
+                self.operator.subscribe(Application("moody", chance, MOODY), through=port)
+            case "batches":
+                application = Application("batches", chance, MOODY)
+                self.operator.subscribe(application, "--max-batch", "20", through=port)
+            case "failures":
+                self.operator.subscribe(Application("failures", chance), "--statuses", "undelivered,expired,failed")
+            case "removed":
+                self.removable.append(self.operator.subscribe(Application("removed", chance, MOODY), through=port))
+            case "by session":
+                self._by_session = Application("by-session", chance)
+                self.operator.expect_callbacks(self._by_session)
+            case "forbidden":
+                for url in self.receivers.canary_urls:
+                    self.operator.subscribe_where_forbidden(url)
+            case "hanging":
+                self.operator.subscribe(Application("hanging", chance, HANGING))
+            case _:
+                raise ValueError(f"no kind of application: {kind}")
+
+    # What faults use.
+
+    def make(self, name: str) -> None:
+        """Make one fault now."""
+        act, kind = mischief.CATALOGUE[name]
+        at_ms = now_ms()
+        detail = act(self, self.chance)
+        self.faults.append(Fault(name=name, kind=kind, at_ms=at_ms, until_ms=now_ms(), detail=detail))
+
+    def any_application(self, chance: random.Random) -> Application:
+        """One that is subscribed and stays so."""
+        names = ("well", "moody", "batches")
+        return chance.choice([one for one in self.operator.applications.values() if one.name in names])
+
+    def settle_steering(self) -> None:
+        """Wait until what operators did is surely on the disk."""
+        last_ms = max((action.done_ms for action in self.operator.actions), default=0)
+        time.sleep(max(0.0, (last_ms + 3000 - now_ms()) / 1000))
+
+    def wait_for_trackings(self, within_s: float = 90.0) -> None:
+        """Wait until no tracking waits in the broker: it would be lost with it."""
+        sent = {one.session_no for one in self.sender.tracked}
+        wait_until("what was sent so far is tracked", lambda: sent <= {no for _, no in self._sessions()}, within_s)
+
+    def _sessions(self) -> dict[tuple[str, str], Any]:
+        return dict(self._reader.sessions("default"))
+
+    # The end.
+
+    def _stand_beside(self) -> None:
+        """A receiver that hangs beside a well one: how late is what that hears, without it and with it?"""
+        well = self._application("well")
+        count = len(well.posts)
+        self._subscribe("hanging", self.receivers.port)
+        hanging = self._application("hanging")
+        again = Sender(self.world, self.chance.randrange(10**6), self.plan.sessions, self.plan.per_s)
+        again.enough.set()
+        again.start()
+        again.join()
+        self.sender.tracked += again.tracked
+        # Long enough for whoever would wait for those that hang; it may be over earlier.
+        deadline = time.monotonic() + 12
+        while time.monotonic() < deadline and not (hanging.posts and self._is_idle(well)):
+            time.sleep(0.1)
+        self._lags = (lags(well.named_posts()[:count]), ())
+        hanging.heal()
+        # What waits for it would be tried again in half a minute only: it was left alone.
+        self.operator.remove(hanging)
+        self._drain()
+        self._lags = (self._lags[0], lags(well.named_posts()[count:]))
+        again.quit()
+
+    def _application(self, name: str) -> Application:
+        return next(one for one in self.receivers.applications if one.name == name)
+
+    def _is_idle(self, application: Application) -> bool:
+        return self._is_settled() and not self._reader.queue(application.subscription).waiting
+
+    def _is_settled(self) -> bool:
+        self.crew.look_after()
+        return all(one.settled_ms for one in self._sessions().values())
+
+    def _heal(self) -> None:
+        self.world.proxy.heal()
+        self.world.steer_provider({})
+        self.crew.look_after()
+
+    def _heal_applications(self) -> None:
+        for application in self.receivers.applications:
+            application.heal()
+
+    def _drain(self) -> str:
+        """Wait until nothing is left to do. Returns what is left if it takes too long."""
+        left = "?"
+
+        def is_drained() -> bool:
+            nonlocal left
+            self.crew.look_after()
+            left = self._left()
+            return not left
+
+        try:
+            wait_until("drained", is_drained, self.plan.patience_s, every_s=0.2)
+        except NotInTime:
+            return left
+        return ""
+
+    def _left(self) -> str:
+        found = self._sessions()
+        open_ones = [no for (_, no), one in found.items() if not one.settled_ms]
+        missing = {one.session_no for one in self.sender.tracked} - {no for _, no in found} - self._excused()
+        waiting = {
+            name: queue.waiting
+            for name in self._active()
+            if (queue := self._reader.queue(name)).waiting and not queue.parked
+        }
+        if not open_ones and not missing and not waiting:
+            return ""
+        lengths = {name: len(group) for name, group in waiting.items()}
+        return f"{len(open_ones)} sessions not settled, {len(missing)} not stored, waiting: {lengths}"
+
+    def _active(self) -> list[str]:
+        return [one.id for one in self.subscribers() if one.removed_ms is None]
+
+    def _all_faults(self) -> list[Fault]:
+        return sorted([*self.faults, *self.crew.deaths], key=lambda fault: fault.at_ms)
+
+    def _excused(self) -> set[str]:
+        """Sessions of the last moments before the store lost its last second."""
+        crashes = [fault for fault in self._all_faults() if fault.kind is Kind.ROLLS_BACK]
+        return {
+            one.session_no
+            for one in self.sender.tracked
+            if any(fault.at_ms - 3000 <= one.acked_ms <= fault.until_ms for fault in crashes)
+        }
+
+    def subscribers(self) -> list[Subscriber]:
+        found = []
+        for one in self.operator.subscribers.values():
+            secrets = self.operator.applications[one.id].secrets
+            found.append(msgspec.structs.replace(one, secrets=secrets))
+        if self._by_session is not None:
+            for name in self._reader.implicit():
+                self._by_session.subscription = name
+                found.append(
+                    Subscriber(
+                        id=name,
+                        account="default",
+                        asked_ms=0,
+                        added_ms=0,
+                        implicit=True,
+                        secrets=self._by_session.secrets,
+                    )
+                )
+        return found
+
+    def records(self, not_drained: str) -> Records:
+        """All that is known of the run."""
+        subscribers = tuple(self.subscribers())
+        posts = [post for application in self.receivers.applications for post in application.named_posts()]
+        posts.sort(key=lambda post: post.decided_ms)
+        accepted = [post.decided_ms for post in posts if post.accepted]
+        return Records(
+            answers=answers(self.world.provider_log),
+            posts=tuple(posts),
+            store=self._reader.read(),
+            log_lines=self.world.log_lines() | {"web's answers": self.world.web_answers()},
+            tracked=tuple(self.sender.tracked),
+            subscribers=subscribers,
+            faults=tuple(recovered(fault, accepted) for fault in self._all_faults()),
+            actions=tuple(self.operator.actions),
+            callback_timeout_ms=1000,
+            give_up_ms=600_000,
+            secrets_said=self._secrets_said(subscribers),
+            refused_connections=tuple(self.receivers.refused),
+            lags_ms=self._lags,
+            not_drained=not_drained,
+        )
+
+    def _secrets_said(self, subscribers: tuple[Subscriber, ...]) -> tuple[str, ...]:
+        own: list[Secret] = [secret for one in subscribers for secret in one.secrets]
+        return (
+            *(secret.value for secret in own),
+            self.world.keys[1],
+            self.world.secret_key,
+            self.world.store.password,
+            self.world.broker.password,
+        )
+
+
+def play(plan: Plan) -> Records:
+    """Play a plan in a family of its own."""
+    with Family("faults", handle_signals=False) as family:
+        run = Run(plan, family)
+        try:
+            return run.play()
+        finally:
+            run.close()

@@ -1,0 +1,44 @@
+"""The whole bridge in real processes, with faults from outside; what then holds is decided from four records."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+
+import pytest
+
+from tests.faults.checker import check
+from tests.faults.plans import SCENARIOS, by_chance
+from tests.faults.records import Records
+from tests.faults.report import keep
+from tests.faults.run import Plan, play
+
+
+def played(plan: Plan) -> Records:
+    """Play a plan, and fail, with all that is known kept, where an invariant does not hold."""
+    records = play(plan)
+    violations = check(records)
+    if violations:
+        shown = "\n".join(map(str, violations[:20]))
+        pytest.fail(f"{len(violations)} violations; records and logs are in {keep(records, violations)}\n{shown}")
+    return records
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("name", SCENARIOS)
+def test_every_invariant_holds_while(name: str) -> None:
+    plan = SCENARIOS[name]
+    records = played(plan)
+    done = {fault.name for fault in records.faults}
+    assert set(plan.faults) <= done
+    assert {f"died at {stop}" for stop in plan.stops} <= done
+
+
+@pytest.mark.timeout(600)
+def test_every_invariant_holds_by_chance(record_property: Callable[[str, object], None]) -> None:
+    """One run of a seed that is new each time: FAULTS_SEED repeats it."""
+    seed = int(os.environ.get("FAULTS_SEED", "0")) or int.from_bytes(os.urandom(3))
+    record_property("seed", seed)
+    print(f"FAULTS_SEED={seed}")  # noqa: T201 - shown where the test fails
+    plan = by_chance(seed, faults=4, sessions=40)
+    played(plan)
