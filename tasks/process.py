@@ -141,14 +141,17 @@ class Process:
         bridge = self.bridge
         now_ms = bridge.clock.now_ms()
         due = bridge.index.due(now_ms, _ALL)
-        for account in due.accounts:
-            # Whatever removed its name, an account that has something due is one.
-            bridge.tracking.note_account(account)
-            self._wake_poll(account)
+        # Deliveries first, for they free memory; and what is only noted last: whatever may keep it from being written
+        # keeps nothing from being woken.
         if due.queues:
             self._wake_deliver()
-        # Last: whatever may keep this from being written keeps nothing from being woken.
+        for account in due.accounts:
+            self._wake_poll(account)
         bridge.index.note_tick(now_ms)
+        if due.accounts and not bridge.memory.is_short():
+            for account in due.accounts:
+                # Whatever removed its name, an account that has something due is one.
+                bridge.tracking.note_account(account)
 
     # bridge.poll
 

@@ -127,6 +127,15 @@ def kill_while_busy(house: House, worker: Child, application: FlakyApplication) 
     return kills, worker
 
 
+def is_told_of(answered: list[str], accepted: list[str]) -> bool:
+    """Whether all that the provider answered of a phone was accepted.
+
+    But for an ``unknown`` that a worker had heard and not recorded when it was killed, where it was no more by the
+    next poll: that change was never seen by the bridge.
+    """
+    return accepted in (answered, [status for status in answered if status != "unknown"])
+
+
 @pytest.mark.timeout(300)
 def test_nothing_is_lost_reordered_or_repeated_but_by_kills(family: Family) -> None:
     application = FlakyApplication()
@@ -160,9 +169,16 @@ def test_nothing_is_lost_reordered_or_repeated_but_by_kills(family: Family) -> N
             family.check()
             told = expected_statuses(house.told())
             final = {phone for phone, statuses in told.items() if statuses[-1] != "unknown"}
-            return len(final) == sum(1 + n % 3 for n in range(SESSIONS)) and application.accepted_statuses() == told
+            accepted = application.accepted_statuses()
+            return len(final) == sum(1 + n % 3 for n in range(SESSIONS)) and all(
+                is_told_of(statuses, accepted.get(phone, [])) for phone, statuses in told.items()
+            )
 
         wait_until("every phone's last status is accepted", is_done, DEADLINE_S)
+        told, accepted = expected_statuses(house.told()), application.accepted_statuses()
+        assert accepted.keys() == told.keys()
+        unheard = sum(accepted[phone] != statuses for phone, statuses in told.items())
+        assert unheard < len(told) / 2, "kills lose what was just heard, not most of it"
         settled = [one.state.settled_ms for one in bridge.sessions.read("default", sessions).values() if one.state]
         waiting = bridge.queues.lengths([one.id for one in bridge.subscriptions.load().of("default")])
         dead = [letter for name in waiting for letter in bridge.queues.dead_letters(name)]

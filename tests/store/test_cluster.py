@@ -106,6 +106,7 @@ def do_everything(parts: Parts) -> None:
     parts.tracking.note_account("default")
     parts.tracking.reject("default", [("{}", "empty")])
     parts.rate.take("default", 5)
+    parts.wakes.take("deliver", 1_000)
     parts.rate.pause("default", "down", 1_000)
     for number in range(12):
         parts.write(f"s{number}", *(entry(f"s{number}", f"1850000000{n}", sequence=1) for n in range(3)), due=1)
