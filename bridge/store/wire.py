@@ -130,6 +130,10 @@ def in_our_words(error: Exception) -> BridgeError:
         return StoreUnreachable(
             f"Redis does not answer ({type(cause).__name__}): check BRIDGE_REDIS_URL and that the server runs"
         )
+    if isinstance(cause, redis.exceptions.InvalidResponse):
+        return StoreUnreachable(
+            "what answers is not Redis, or its answer was garbled on the way: check BRIDGE_REDIS_URL and what lies between"
+        )
     return BridgeError(f"Redis refused a command: {cause}")
 
 

@@ -18,6 +18,7 @@ from bridge.errors import StoreUnreachable
 from bridge.store.client import Client
 from bridge.store.outcomes import Told
 from bridge.store.server import EmbeddedServer
+from tests.hostile import Connection, serving
 from tests.parts import OPEN, SHARDS, SUB, Parts, entry, until
 from tests.proxy import Proxy, proxied
 
@@ -174,6 +175,20 @@ def test_a_server_that_is_killed_and_started_again_loses_a_second_at_most_and_do
             stop.set()
             writer.join(20)
         parts.close()
+
+
+def test_what_answers_but_is_no_redis_is_said_to_be_unreachable() -> None:
+    """A garbled reply ended workers with the words of a refused command, which nobody retries."""
+
+    def babble(connection: Connection) -> None:
+        connection.sock.recv(65_536)
+        connection.sock.sendall(b"?what\r\n")
+
+    with serving(babble) as server:
+        client = Client(server.url.replace("http", "redis", 1))
+        with pytest.raises(StoreUnreachable, match="garbled"):
+            client.commands([["PING"]])
+        client.close()
 
 
 def test_a_server_that_is_no_master_is_left_and_tried_again(tmp_path: Path) -> None:
