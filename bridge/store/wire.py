@@ -132,7 +132,7 @@ def in_our_words(error: Exception) -> BridgeError:
         )
     if isinstance(cause, redis.exceptions.InvalidResponse):
         return StoreUnreachable(
-            "what answers is not Redis, or its answer was garbled on the way: check BRIDGE_REDIS_URL and what lies between"
+            "what answers is no Redis, or was garbled on the way: check BRIDGE_REDIS_URL and what lies between"
         )
     return BridgeError(f"Redis refused a command: {cause}")
 

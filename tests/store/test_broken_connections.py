@@ -185,7 +185,7 @@ def test_what_answers_but_is_no_redis_is_said_to_be_unreachable() -> None:
         connection.sock.sendall(b"?what\r\n")
 
     with serving(babble) as server:
-        client = Client(server.url.replace("http", "redis", 1))
+        client = Client(f"redis://127.0.0.1:{urlsplit(server.url).port}")
         with pytest.raises(StoreUnreachable, match="garbled"):
             client.commands([["PING"]])
         client.close()
