@@ -55,7 +55,7 @@ COMMANDS: dict[str, Command] = {
     "web": Command(
         module="bridge.cli.web",
         attribute="web",
-        help="Serve the HTTP API and the health checks.",
+        help="Serve the health checks, and take the provider's push.",
         panel=RUN,
     ),
     "doctor": Command(
