@@ -251,7 +251,7 @@ def _unwanted(one: Subscription, record: Record, callback: str) -> str:
     if one.implicit:
         return "" if one.id == callback else "it hears only of sessions that name its URL"
     kind = EVENT_TYPES[record.type]
-    if kind not in one.types:
+    if not one.hears(kind):
         return f"it hears only of {', '.join(one.types)}"
     if not record.type and not one.wants(Status(record.status)):
         return f"it hears only of {', '.join(one.statuses)}"

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from bridge.cli.common import Json, Limit, opened, since_ms, wide_table
-from bridge.cli.output import At
+from bridge.cli.output import At, as_text
 
 if TYPE_CHECKING:
     from bridge.store.audit import Action
@@ -62,4 +62,4 @@ def _row(one: Action) -> dict[str, object]:
 def _text(details: object) -> str | None:
     if not isinstance(details, dict):
         return None
-    return "  ".join(f"{name} {value}" for name, value in details.items()) or None
+    return "  ".join(f"{name} {as_text(value)}" for name, value in details.items()) or None

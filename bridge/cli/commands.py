@@ -18,6 +18,7 @@ class Command:
 RUN = "Run"
 TRACK = "Track and look"
 CALL = "Callbacks"
+OPERATE = "Accounts, secrets and records"
 DEVELOP = "Develop an application"
 
 # In the order of `bridge --help`. A command that is not built yet is absent.
@@ -55,7 +56,7 @@ COMMANDS: dict[str, Command] = {
     "web": Command(
         module="bridge.cli.web",
         attribute="web",
-        help="Serve the HTTP API and the health checks.",
+        help="Serve the health checks, and take the provider's push.",
         panel=RUN,
     ),
     "doctor": Command(
@@ -104,13 +105,13 @@ COMMANDS: dict[str, Command] = {
         module="bridge.cli.accounts",
         attribute="accounts",
         help="Credential sets: add, check, rotate, remove.",
-        panel=CALL,
+        panel=OPERATE,
     ),
     "rewrap": Command(
         module="bridge.cli.rewrap",
         attribute="rewrap",
         help="Encrypt stored secrets with the first of the keys.",
-        panel=CALL,
+        panel=OPERATE,
     ),
     "deliveries": Command(
         module="bridge.cli.deliveries",
@@ -128,13 +129,13 @@ COMMANDS: dict[str, Command] = {
         module="bridge.cli.erase",
         attribute="erase",
         help="Remove a phone from all that is kept.",
-        panel=RUN,
+        panel=OPERATE,
     ),
     "audit": Command(
         module="bridge.cli.audit",
         attribute="audit",
         help="Who did what with this bridge.",
-        panel=RUN,
+        panel=OPERATE,
     ),
     "listen": Command(
         module="bridge.cli.listen",

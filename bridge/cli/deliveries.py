@@ -130,7 +130,7 @@ def _waiting(bridge: Bridge, wanted: list[Subscription], state: State, limit: in
     found = [(one, lane) for one in wanted for lane in _lanes(bridge, one.id, state, limit)]
     next_due = heapq.nsmallest(limit, found, key=lambda pair: pair[1].due_ms)
     records = {one.id: _records(bridge, one, [lane for own, lane in next_due if own.id == one.id]) for one in wanted}
-    return [
+    rows = [
         _row(
             state,
             one,
@@ -141,6 +141,11 @@ def _waiting(bridge: Bridge, wanted: list[Subscription], state: State, limit: in
         )
         for one, lane in next_due
     ]
+    for one in wanted:
+        tried = {str(row["event"]): row for row in rows if row["subscription"] == one.id and row["attempts"]}
+        for event, error in bridge.attempts.last_errors(one.id, tried).items():
+            tried[event]["error"] = error
+    return rows
 
 
 def _lanes(bridge: Bridge, subscription: str, state: State, limit: int) -> list[Waiting]:
@@ -200,7 +205,7 @@ def _row(
         "account": subscription.account,
         "event": event and event_id(subscription.account, event),
         "session_no": event and event.session_no,
-        "phone": event and event.phone,
+        "phone": event and (event.phone or None),
         "status": event and (EVENT_TYPES[event.type] if event.type else Status(event.status).text),
         "attempts": attempts,
         "due_at": None if due_ms is None else At(ms=due_ms),

@@ -93,7 +93,7 @@ class Heard:
 
 
 def demo(
-    sessions: Annotated[int, typer.Option(min=1, max=10_000, help="How many SMS to send at first.")] = 6,
+    sessions: Annotated[int, typer.Option(metavar="N", min=1, max=10_000, help="How many SMS to send at first.")] = 6,
     leave: Annotated[bool, typer.Option("--exit", help="End when every status has arrived, with a summary.")] = False,
     json: Annotated[bool, typer.Option("--json", help="The summary as one JSON object (with --exit).")] = False,
     record: Annotated[

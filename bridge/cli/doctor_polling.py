@@ -27,7 +27,7 @@ def provider_rate(bridge: Bridge) -> Iterator[Finding]:
         full = bridge.providers.rate(account)
         rate = allowed(full, bridge.rate.standing(account).slowed, now_ms)
         demand = bridge.sessions.demand(account, now_ms, WINDOW_MS)
-        said = f"{account}: {rate:.3g} calls/s, {rate_needed(demand):.2g} needed; {_due(demand)}"
+        said = f"{account}: {rate:.3g} calls/s, {_calls(rate_needed(demand))} needed; {_due(demand)}"
         if not is_short(demand, rate, PATIENCE_MS):
             yield ok("provider rate", said)
         elif rate_needed(demand) > full:
@@ -39,6 +39,10 @@ def provider_rate(bridge: Bridge) -> Iterator[Finding]:
                 f"{said}; the provider throttles it: BRIDGE_PROVIDER_RATE is {full:g}",
                 "ask the provider for more calls, or track fewer sessions without phone_count",
             )
+
+
+def _calls(rate: float) -> str:
+    return "< 0.01" if 0 < rate < 0.01 else f"{rate:.2g}"
 
 
 def damaged_sessions(bridge: Bridge) -> Iterator[Finding]:

@@ -41,7 +41,7 @@ _is_event_id = re.compile(r"evt_[a-z2-7]{26}").fullmatch
 @events.command("list")
 def list_(
     since: Annotated[
-        str | None, typer.Option(metavar="T", help="From then on: how long ago (1h), or a time in ISO 8601.")
+        str | None, typer.Option(metavar="T", help="From then on: how long ago (1h), ISO 8601, or Unix seconds.")
     ] = None,
     session: Annotated[str | None, typer.Option(metavar="SESSION", help="Of this session alone.")] = None,
     account: Account = None,
@@ -158,7 +158,7 @@ def _row(account: str, event: Record) -> dict[str, object]:
     return {
         "at": At(ms=event.observed_ms),
         "session_no": event.session_no,
-        "phone": event.phone,
+        "phone": event.phone or None,
         "change": _change(event),
         "sequence": event.sequence,
         "id": event_id(account, event),
@@ -174,16 +174,16 @@ def _line(account: str, event: Record) -> str:
 def _detail(account: str, event: Record) -> dict[str, object]:
     import msgspec
 
+    head = {"id": event_id(account, event), "type": EVENT_TYPES[event.type], "observed": At(ms=event.observed_ms)}
+    if event.type:  # what it tells is all in its data
+        return head | msgspec.json.decode(event.metadata, type=dict[str, object])
     heard = event.result is not None
-    return {
-        "id": event_id(account, event),
-        "type": EVENT_TYPES[event.type],
-        "observed": At(ms=event.observed_ms),
+    return head | {
         "previous_poll": moment(event.previous_poll_ms),
         "account": account,
         "session_no": event.session_no,
         "phone": event.phone,
-        "user_id": None if event.type else event.user_id or None,
+        "user_id": event.user_id or None,
         "change": _change(event),
         "sequence": event.sequence,
         "receipt": f"{event.result} {event.code}".strip() if heard else None,

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from bridge.cli.output import At
+from bridge.domain.events import event_id, unpack
 
 if TYPE_CHECKING:
     from bridge.domain.subscriptions import Subscription
@@ -33,6 +34,9 @@ def fates(bridge: Bridge, account: str, logged: Logged) -> Iterator[dict[str, ob
     for one in bridge.subscriptions.load().of(account):
         fate = bridge.outcomes.fate(one.id, logged.shard, logged.position, logged.record, now_ms)
         rows = list(_rows(fate))
+        if fate.waits is not None and fate.waits.attempts:
+            event = event_id(account, unpack(logged.record))
+            rows[-1]["error"] = bridge.attempts.last_errors(one.id, [event]).get(event)
         if not rows:
             rows = [{"state": _why_never(one, logged)}]
         for row in rows:

@@ -22,10 +22,13 @@ _COLOURS = {"delivered": "green", "undelivered": "red", "failed": "red", "expire
 
 
 def listen(
-    port: Annotated[int, typer.Option(help="Port of 127.0.0.1 to listen on; 0: a free one.", min=0, max=65535)] = 9000,
+    port: Annotated[
+        int, typer.Option(metavar="P", help="Port of 127.0.0.1 to listen on; 0: a free one.", min=0, max=65535)
+    ] = 9000,
     secret: Annotated[
         str | None,
         typer.Option(
+            metavar="whsec_…",
             help="The subscription's secret (whsec_…). Without it everything is accepted, and shown as not verified.",
         ),
     ] = None,
@@ -37,7 +40,8 @@ def listen(
 ) -> None:
     """Receive callbacks here, verify their signatures and print them, until Ctrl-C.
 
-    A callback whose signature or timestamp is wrong is answered with 400, any other with 204.
+    A callback whose signature or timestamp is wrong is answered with 400, any other with 204. The bridge calls this
+    machine only with BRIDGE_ALLOW_HTTP=yes and BRIDGE_ALLOW_NETWORKS=127.0.0.0/8.
 
     \b
     bridge listen --port 9000

@@ -23,9 +23,9 @@ EXAMPLES = """Examples:
 
 \b
 bridge demo                              the main job on this machine, with nothing to configure
-bridge listen --port 9000           receive callbacks here and print them
-bridge simulator --port 8800        a provider to try things out with
-bridge COMMAND --help               what a command does, with its options
+bridge listen --port 9000                receive callbacks here and print them
+bridge simulator --port 8800             a provider to try things out with
+bridge COMMAND --help                    what a command does, with its options
 """
 
 

@@ -36,7 +36,7 @@ def beat() -> None:
 
 def flower(
     address: Annotated[str, typer.Option(help="Where to listen.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=1, max=65535, help="The port to listen on.")] = 5555,
+    port: Annotated[int, typer.Option(metavar="P", min=1, max=65535, help="The port to listen on.")] = 5555,
     basic_auth: Annotated[
         str,
         typer.Option(

@@ -13,11 +13,19 @@ HOST = "127.0.0.1"
 
 
 def simulator(
-    port: Annotated[int, typer.Option(help="Port of 127.0.0.1 to listen on; 0: a free one.", min=0, max=65535)] = 8800,
+    port: Annotated[
+        int, typer.Option(metavar="P", help="Port of 127.0.0.1 to listen on; 0: a free one.", min=0, max=65535)
+    ] = 8800,
     scenario: Annotated[
         Path | None,
         typer.Option(metavar="F", help="What phones and faults do: a YAML or JSON file. Without: all are delivered."),
     ] = None,
+    send: Annotated[
+        int,
+        typer.Option(
+            metavar="N", min=0, max=1000, help="Send so many SMS to made-up phones at the start; prints each SessionNo."
+        ),
+    ] = 0,
 ) -> None:
     """Run a USMS that sends nothing and answers like the provider, until Ctrl-C or SIGTERM.
 
@@ -25,7 +33,7 @@ def simulator(
 
     \b
     export BRIDGE_PUBLIC_KEY=any BRIDGE_PRIVATE_KEY=thing
-    bridge simulator --port 8800
+    bridge simulator --port 8800 --send 3
     BRIDGE_PROVIDER_URL=http://127.0.0.1:8800/ bridge up
     """
     from bridge.settings import load_settings
@@ -40,5 +48,14 @@ def simulator(
             "and any two values will do"
         )
     played = Scenario() if scenario is None else Scenario.from_file(scenario)
-    app = create_app(played, settings.public_key.get_secret_value(), settings.private_key.get_secret_value())
-    serve(HOST, port, app, lambda real_port: print(f"the simulator answers on http://{HOST}:{real_port}/", flush=True))
+    public_key = settings.public_key.get_secret_value()
+    app = create_app(played, public_key, settings.private_key.get_secret_value())
+
+    def ready(real_port: int) -> None:
+        print(f"the simulator answers on http://{HOST}:{real_port}/", flush=True)
+        for number in range(send):
+            phone = f"(86)1850000{number:04}"
+            session_no = app.send(public_key, phone)
+            print(f"sent to {phone}: bridge track {session_no} --phone-count 1", flush=True)
+
+    serve(HOST, port, app, ready)

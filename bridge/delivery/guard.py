@@ -112,7 +112,7 @@ def parse_url(url: str, policy: UrlPolicy) -> Target:
     """
     scheme, authority, rest = _split(url)
     if scheme == "http" and not policy.allow_http:
-        raise InvalidUrl("a callback URL must use https; http is off unless the operator allows it", "scheme")
+        raise InvalidUrl("a callback URL must use https: http is off without BRIDGE_ALLOW_HTTP=yes", "scheme")
     if scheme not in {"http", "https"}:
         raise InvalidUrl(f"a callback URL must use https, not {scheme}", "scheme")
     host, port_text = _host_and_port(authority)

@@ -71,7 +71,7 @@ class Sending:
         _check_phones(phones, _MAX_PHONES)
         user_id = parameters.get("UserId", "")
         count = segments(parameters.get("SigContent", ""), listed(parameters, "TemplateParams"))
-        session_no = self._begin(owner, [Target(phone, user_id, count) for phone in phones], now)
+        session_no = self.begin(owner, [Target(phone, user_id, count) for phone in phones], now)
         echoed = {"UserId": user_id} if user_id else {}
         return success(SEND, "Send success", SessionNo=session_no, **echoed)
 
@@ -95,13 +95,14 @@ class Sending:
         return success(
             SEND_BATCH,
             "submit success",
-            SessionNo=self._begin(owner, targets, now),
+            SessionNo=self.begin(owner, targets, now),
             ReqUuid=str(uuid.UUID(int=self._rng.getrandbits(128), version=4)),
             SuccessCount=len(targets),
             FailContent=[],
         )
 
-    def _begin(self, owner: str, targets: Sequence[Target], now: float) -> str:
+    def begin(self, owner: str, targets: Sequence[Target], now: float) -> str:
+        """Accept an SMS to these; its SessionNo."""
         played = [(target, self._cast.timeline_of(target.phone)) for target in targets]
         return self._phonebook.send(owner, played, now=now, time_scale=self._scenario.time_scale)
 

@@ -17,7 +17,7 @@ from bridge.simulator.distortion import distort
 from bridge.simulator.faults import NO_FAULT, Fault, FaultKind, FaultPlan, Faults
 from bridge.simulator.http import ClientGone, Conversation, Message, Receive, Request, Send, TooLarge, read_request
 from bridge.simulator.log import AnswerLog
-from bridge.simulator.phonebook import Part, Phonebook
+from bridge.simulator.phonebook import Part, Phonebook, Target
 from bridge.simulator.scenario import Cast, Scenario
 from bridge.simulator.wire import Parameters, Refusal, authenticate, read_parameters, receipts_answer, refused
 
@@ -69,6 +69,10 @@ class Simulator:
 
     def set_faults(self, faults: Faults) -> None:
         self._faults = FaultPlan(faults, self._rng)
+
+    def send(self, owner: str, phone: str) -> str:
+        """An SMS of ``owner`` (a public key) to one phone, as if it had come as a request; its SessionNo."""
+        return self._sending.begin(owner, [Target(phone, "", 1)], self.now())
 
     def now(self) -> float:
         return self._clock()

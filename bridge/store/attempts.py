@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import cast
 
 import msgspec
@@ -44,6 +44,17 @@ class AttemptLog:
         """A subscription's failed attempts, the newest first."""
         for _, one in self._walk(subscription):
             yield one
+
+    def last_errors(self, subscription: str, events: Collection[str]) -> dict[str, str]:
+        """Why the last attempt of each of these events failed, of those whose attempts are still kept."""
+        left, found = set(events), dict[str, str]()
+        for one in self.newest(subscription) if left else ():
+            if one.event in left:
+                found[one.event] = one.error
+                left.remove(one.event)
+                if not left:
+                    break
+        return found
 
     def trim(self, subscriptions: Iterable[str], before_ms: int) -> int:
         """Drop attempts older than ``before_ms`` (Unix ms). Returns how many."""

@@ -71,6 +71,15 @@ def test_what_only_looks_is_not_noted(bridge: Bridge, terminal: Terminal) -> Non
     assert "nothing was done" in terminal("audit").out
 
 
+def test_details_are_told_in_words(bridge: Bridge, terminal: Terminal) -> None:
+    name = bridge.subscribe(URL)[0].id
+    terminal("subscriptions", "edit", name, "--rate", "5", "--max-batch", "10")
+    terminal("accounts", "secret", "--push")
+    told = terminal("audit").out
+    assert "changed rate, max_batch" in told
+    assert "push yes  rotate no" in told
+
+
 def test_an_erasure_is_noted_without_the_phone(bridge: Bridge, terminal: Terminal) -> None:
     deliveries_in_every_state(bridge)
     terminal("erase", "--phone", ONE)

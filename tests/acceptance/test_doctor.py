@@ -215,8 +215,10 @@ def test_an_account_that_is_refused_fails_and_says_since_when(bridge: Bridge, te
 def test_a_rate_that_does_not_cover_what_is_due_is_told_with_the_one_that_does(
     bridge: Bridge, terminal: Terminal
 ) -> None:
-    assert _found(terminal, 1)["provider rate"][0] == "ok"
+    assert "0 needed" in _found(terminal, 1)["provider rate"][1]
     due_ms = bridge.clock.now_ms() - 120_000
+    bridge.client.redis.zadd(keys.due(0, "default"), {"s0": bridge.clock.now_ms() + 60_000})
+    assert "< 0.01 needed" in _found(terminal, 1)["provider rate"][1]
     due = {f"s{number}": due_ms for number in range(60_000)}
     bridge.client.redis.zadd(keys.due(0, "default"), due)
     verdict, said = _found(terminal, 1)["provider rate"]

@@ -13,6 +13,7 @@ import pytest
 from bridge.domain.deliveries import FailedAttempt
 from bridge.domain.events import render, unpack
 from bridge.domain.outcome import Verdict
+from bridge.domain.subscriptions import Options
 from bridge.wiring import Bridge
 from tests.commands import (
     ONE,
@@ -151,6 +152,31 @@ def test_deliveries_list_shows_every_state(bridge: Bridge, terminal: Terminal) -
     heading, *lines = cells(terminal("deliveries", "list"))
     assert heading[0] == "state"
     assert [line[0] for line in lines] == ["pending", "retrying", "dead", "dead"]
+
+
+def test_deliveries_list_and_events_show_say_why_the_last_attempt_failed(bridge: Bridge, terminal: Terminal) -> None:
+    name = deliveries_in_every_state(bridge)
+    (row,) = terminal("deliveries", "list", "--state", "retrying", "--json").rows()
+    event = str(row["event"])
+    failed = [FailedAttempt(RECEIPT_S * 1000, event, n, 0, 12, error, b"", bytes(8)) for n, error in enumerate("ab")]
+    bridge.attempts.add([(name, one) for one in failed])
+
+    assert terminal("deliveries", "list", "--state", "retrying", "--json").rows() == [row | {"error": "b"}]
+    (fate,) = terminal("events", "show", event, "--deliveries", "--json").rows()
+    assert (fate["state"], fate["error"]) == ("retrying", "b")
+
+
+def test_an_event_of_a_session_is_shown_as_it_is_told(bridge: Bridge, terminal: Terminal) -> None:
+    bridge.subscribe(URL, options=Options(types=("sms.session.completed",)))
+    track(bridge, {"session_no": "nAQDODtO", "phone_count": 1, "metadata": {"order": 7}})
+    answer(bridge, "nAQDODtO", heard(ONE, "发送成功"))
+    (event,) = (
+        row["id"]
+        for row in map(json.loads, terminal("events", "list", "--json").out.splitlines())
+        if row["type"] == "sms.session.completed"
+    )
+    shown = {line[0]: line[1] for line in cells(terminal("events", "show", event)) if len(line) == 2}
+    assert (shown["statuses"], shown["metadata"]) == ('{"delivered":1}', '{"order":7}')
 
 
 @pytest.mark.parametrize(("state", "count"), [("pending", 1), ("retrying", 1), ("dead", 2)])

@@ -117,6 +117,11 @@ def test_filtered_out(bridge: Bridge, terminal: Terminal) -> None:
     assert verdict(terminal) == ("filtered out", "it hears only of failed, expired")
 
 
+def test_a_wildcard_that_has_the_event_is_not_why_it_was_filtered_out(bridge: Bridge, terminal: Terminal) -> None:
+    changed(bridge, ONE, types=("sms.*",), statuses=("failed",))
+    assert verdict(terminal, "--phone", ONE) == ("filtered out", "it hears only of failed")
+
+
 def test_filtered_out_where_nobody_subscribes(bridge: Bridge, terminal: Terminal) -> None:
     track(bridge, NO)
     answer(bridge, NO, heard(ONE, "Success"))

@@ -10,9 +10,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import requests
 
 from bridge.errors import RequestError
 from bridge.simulator.sender import send_usms
+from bridge.simulator.signature import signature_of
 
 KEYS = {"BRIDGE_PUBLIC_KEY": "any", "BRIDGE_PRIVATE_KEY": "thing"}
 
@@ -53,6 +55,23 @@ def test_it_answers_what_is_signed_with_the_keys_of_the_settings(
     assert send_usms(url, "any", "thing", ["(86)18500000000"])
     with pytest.raises(RequestError):
         send_usms(url, "any", "another thing", ["(86)18500000000"])
+
+
+def test_it_sends_by_itself_and_says_what_to_track(
+    simulate: Callable[..., subprocess.Popen[str]], tmp_path: Path
+) -> None:
+    scenario = tmp_path / "scenario.yaml"
+    scenario.write_text("time_scale: 1000000\n")  # delivered by the time that anybody asks
+    process = simulate("--send", "2", "--scenario", str(scenario), **KEYS)
+    url = _url(process)
+    assert process.stdout is not None
+    lines = [process.stdout.readline().split() for _ in range(2)]
+    assert [line[2] for line in lines] == ["(86)18500000000:", "(86)18500000001:"]
+
+    asked = {"Action": "GetUSMSSendReceipt", "PublicKey": "any", "SessionNoSet.0": lines[1][5]}
+    asked["Signature"] = signature_of(asked.items(), "thing")
+    (session,) = requests.post(url, data=asked, timeout=10).json()["Data"]
+    assert [receipt["Phone"] for receipt in session["ReceiptSet"]] == ["(86)18500000001"]
 
 
 def test_it_plays_a_scenario(simulate: Callable[..., subprocess.Popen[str]], tmp_path: Path) -> None:

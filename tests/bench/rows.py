@@ -5,7 +5,7 @@ from __future__ import annotations
 from argparse import Namespace
 from collections.abc import Callable
 
-from tests.bench import cluster, delivery, drill, idle, latency, memory, neighbours, tracking
+from tests.bench import cluster, delivery, drill, idle, latency, memory, neighbours, sizing, tracking
 from tests.bench.tables import Row, goal, shown, text_of
 
 
@@ -60,6 +60,11 @@ def _cluster(options: Namespace) -> tuple[object, str]:
     return result, cluster_text(result)
 
 
+def _sizing(_options: Namespace) -> tuple[object, str]:
+    needs = tuple(sizing.need(sms_a_day) for sms_a_day in sizing.SMS_A_DAY)
+    return needs, sizing.markdown(sizing.table(needs))
+
+
 ROWS: dict[str, Callable[[Namespace], tuple[object, str]]] = {
     "delivery": _delivery,
     "tracking": _tracking,
@@ -69,6 +74,7 @@ ROWS: dict[str, Callable[[Namespace], tuple[object, str]]] = {
     "idle": _idle,
     "drill": _drill,
     "cluster": _cluster,
+    "sizing": _sizing,
 }
 
 
