@@ -471,6 +471,19 @@ def test_trimming_finishes_a_resumption_that_was_cut_short(
     assert not desk.bridge.subscriptions.get(name).releasing
 
 
+def test_complaints_are_remembered_for_a_minute_and_no_longer(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fault: a worker kept those of every subscription that there ever was."""
+    now = 1_000.0
+    monkeypatch.setattr(tasks.process, "monotonic", lambda: now)
+    with structlog.testing.capture_logs() as said:
+        for number in range(20):
+            desk.process._complain(f"sub_{number}", "its secret cannot be read")
+            desk.process._complain(f"sub_{number}", "its secret cannot be read")
+            now += 40
+    assert len(said) == 20
+    assert len(desk.process._complaints) == 2
+
+
 def test_a_subscription_that_is_disabled_is_said_as_an_error_once(desk: Desk, log: Parts) -> None:
     with serving(once(b"HTTP/1.1 410 Gone\r\nContent-Length: 0\r\n\r\n")) as server:
         name = subscribe(desk.bridge, server.url)
