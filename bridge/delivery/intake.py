@@ -175,9 +175,13 @@ class Intake:
         self._ports.clock.note(claimed.now_ms)
         for part, shard in claimed.refused:
             self._not_before_ms[part.subscription, shard] = claimed.now_ms + _ASK_AGAIN_MS
+        astray = []
         for part, shard in claimed.held:
             if part in self.queues:
                 self.queues[part].shards.add(shard)
+            else:
+                astray.append((part.subscription, shard))
+        self._ports.queues.release(self._token, astray)
         for queue in self.queues.values():
             queue.awaited = False
         # Of one that was lost meanwhile, the lanes are its next holder's when their lease ends.
@@ -308,6 +312,8 @@ class Intake:
             self.queues.pop(queue.part, None)
             queue.lost = True
             queue.ready.clear()
+            # What of it is held still would keep the next holder out until the hold's end.
+            self._ports.queues.release(self._token, [(queue.id, shard) for shard in queue.shards])
             queue.shards.clear()
 
     def _hold(self, parts: Sequence[Part], now_ms: int) -> None:

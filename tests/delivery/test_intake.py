@@ -8,6 +8,7 @@ import pytest
 from msgspec.structs import replace
 
 from bridge.delivery import loop
+from bridge.domain.deliveries import Part
 from bridge.store import keys
 from bridge.wiring import Bridge
 from tests.delivery.slices import QUICK, Arrival, Receiver, Running, drain, hanging, publish, run, subscribe
@@ -79,3 +80,19 @@ def test_outcomes_lost_as_a_breaker_opens_are_counted(bridge: Bridge, log: Parts
         receiver.on_arrival = lose
         report = run(bridge, replace(QUICK, breaker=replace(QUICK.breaker, after=1, first_ms=60_000)))
     assert report.unsettled == 1
+
+
+def test_a_queue_that_is_lost_in_one_shard_is_let_go_of_in_all(bridge: Bridge, log: Parts) -> None:
+    """Fault: the others stayed held, by nobody who served them, until their holds ended."""
+    receiver = Receiver()
+    with serving(receiver) as server:
+        name = subscribe(bridge, server.url)
+        publish(log, name, sessions=40)
+        home = keys.hold(Part(name).home(log.shards), name)
+
+        def lose(_arrival: Arrival) -> None:
+            log.redis.set(home, b"another's", px=60_000)
+
+        receiver.on_arrival = lose
+        assert run(bridge).unsettled > 0
+    assert [key.decode() for key in log.client.scan("*:hold:*")] == [home]
