@@ -95,8 +95,8 @@ def _unknown(environ: dict[str, str]) -> Iterator[Finding]:
 
 
 def _server(settings: Settings) -> Iterator[Finding]:
+    from bridge.servers import store_url
     from bridge.store.client import Client
-    from bridge.wiring import store_url
 
     url = store_url(settings)
     with closing(Client(url, timeout_s=_TIMEOUT_S)) as client:
@@ -109,8 +109,8 @@ def _server(settings: Settings) -> Iterator[Finding]:
 def _broker(settings: Settings) -> Iterator[Finding]:
     from bridge.domain.server_urls import broker_address, safe_url, store_url
     from bridge.reachability import readiness_checks
+    from bridge.servers import broker_url
     from bridge.store.client import Client
-    from bridge.wiring import broker_url
 
     url = broker_url(settings)
     readiness_checks(settings)["broker"]()
