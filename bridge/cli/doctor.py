@@ -11,9 +11,10 @@ from typing import Annotated
 
 import typer
 
-from bridge.cli.doctor_checks import BRIDGE_CHECKS, Finding, Verdict, fail, ok, read_server
+from bridge.cli.doctor_checks import BRIDGE_CHECKS
+from bridge.cli.doctor_findings import Finding, Verdict, fail, ok
 from bridge.cli.doctor_polling import POLLING_CHECKS
-from bridge.cli.doctor_servers import broker_findings, tracking_durable
+from bridge.cli.doctor_servers import broker_findings, read_server, tracking_durable
 from bridge.cli.doctor_topology import store_findings
 from bridge.cli.output import printable, to_json
 from bridge.errors import BridgeError, SettingsError, Unreachable
