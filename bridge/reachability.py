@@ -8,9 +8,9 @@ from urllib.parse import urlsplit
 
 from bridge.domain.server_urls import NO_CLUSTER, BrokerAddress, broker_address, safe_url
 from bridge.errors import BridgeError, BrokerUnreachable
+from bridge.servers import broker_url, identity_of, store_url
 from bridge.settings import Settings
 from bridge.store.client import Client
-from bridge.wiring import broker_url, identity_of, store_url
 
 CHECK_TIMEOUT_S = 4.0  # below the 5 s that /readyz gives a check, so that its own message is seen
 _PORTS = {"amqp": 5672, "pyamqp": 5672, "amqps": 5671, "sentinel": 26379}

@@ -24,7 +24,7 @@ from bridge.domain.server_urls import NO_CLUSTER
 from bridge.domain.signing import SECRET_BYTES, encode_secret
 from bridge.domain.status import LONGEST_AGE_MS
 from bridge.domain.subscriptions import PLAIN, BodyFormat, Options, Subscription, is_asked_for
-from bridge.errors import NotFound, SettingsError, StoreUnreachable, UsageError
+from bridge.errors import NotFound, SettingsError, UsageError
 from bridge.observe.logs import get_logger, setup_logging
 from bridge.observe.sentry import setup_sentry
 from bridge.policies import delivery_policy_of, limits_of, poll_policy_of
@@ -34,6 +34,7 @@ from bridge.polling.overdue import Watch
 from bridge.polling.poll import Poller
 from bridge.polling.track import Tracker
 from bridge.providers import Providers
+from bridge.servers import identity_of, store_url
 from bridge.settings import Settings, read_environ, unknown_settings
 from bridge.store.accounts import AccountStore, CallbackUrls
 from bridge.store.attempts import AttemptLog
@@ -42,7 +43,6 @@ from bridge.store.client import Client, open_store
 from bridge.store.credentials import PushTokens, Rewrapping, SigningKeys, rotated, sealed
 from bridge.store.erasure import Erased, ErasedPlaces, Eraser, Tombstones
 from bridge.store.filling import FillStore
-from bridge.store.identity import Identity
 from bridge.store.index import Clock, Index, RateStore, Wakes
 from bridge.store.limits import LimitStore
 from bridge.store.line import Line
@@ -54,41 +54,13 @@ from bridge.store.pushes import PushStore
 from bridge.store.queues import QueueStore
 from bridge.store.resending import ResendStore
 from bridge.store.secrets import SecretBox, parse_keys
-from bridge.store.server import embedded_secret_keys, running_server
+from bridge.store.server import embedded_secret_keys
 from bridge.store.sessions import SessionStore
 from bridge.store.subscriptions import SubscriptionStore
 from bridge.store.tracking import Origins, TrackingStore
 
 VERSION = version("usms-bridge")
 USER_AGENT = f"usms-bridge/{VERSION}"
-
-
-def store_url(settings: Settings) -> str:
-    """The store that these settings mean: the one they name, else the embedded one that runs under BRIDGE_DATA_DIR.
-
-    Raises:
-        StoreUnreachable: none is named, and none runs.
-    """
-    if settings.redis_url is not None:
-        return settings.redis_url.get_secret_value()
-    url = running_server(settings.data_dir)
-    if url is None:
-        raise StoreUnreachable(
-            f"BRIDGE_REDIS_URL is not set, and no embedded server runs under {settings.data_dir}: "
-            "set it, or start `bridge up`"
-        )
-    return url
-
-
-def identity_of(settings: Settings, client: Client) -> Identity:
-    """What tells whether ``client``'s store is the one it was when this machine last saw it."""
-    url = settings.redis_url
-    return Identity(client, settings.data_dir, url.get_secret_value() if url is not None else None)
-
-
-def broker_url(settings: Settings) -> str:
-    """The broker that these settings mean: the store, unless they name another."""
-    return settings.broker.get_secret_value() if settings.broker is not None else store_url(settings)
 
 
 def observe(settings: Settings) -> None:

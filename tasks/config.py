@@ -5,8 +5,8 @@ from __future__ import annotations
 from kombu import Exchange, Queue
 
 from bridge.domain.server_urls import broker_address
+from bridge.servers import broker_url as configured_broker
 from bridge.settings import load_settings
-from bridge.wiring import broker_url as configured_broker
 from tasks import channel, compression
 from tasks.beat import every
 

@@ -265,9 +265,11 @@ class Process:
 
     def _is_news(self, what: str, trouble: str) -> bool:
         now = monotonic()
-        is_news = now - self._complaints.get((what, trouble), -_COMPLAIN_EVERY_S) >= _COMPLAIN_EVERY_S
+        # What is over is forgotten: a worker runs for months, and subscriptions come and go.
+        lately = {one: at for one, at in list(self._complaints.items()) if now - at < _COMPLAIN_EVERY_S}
+        is_news = (what, trouble) not in lately
         if is_news:
-            self._complaints[what, trouble] = now
+            self._complaints = lately | {(what, trouble): now}
         return is_news
 
     def _say(self, what: str, trouble: str) -> None:

@@ -11,9 +11,10 @@ from typing import Annotated
 
 import typer
 
-from bridge.cli.doctor_checks import BRIDGE_CHECKS, Finding, Verdict, fail, ok, read_server
+from bridge.cli.doctor_checks import BRIDGE_CHECKS
+from bridge.cli.doctor_findings import Finding, Verdict, fail, ok
 from bridge.cli.doctor_polling import POLLING_CHECKS
-from bridge.cli.doctor_servers import broker_findings, tracking_durable
+from bridge.cli.doctor_servers import broker_findings, read_server, tracking_durable
 from bridge.cli.doctor_topology import store_findings
 from bridge.cli.output import printable, to_json
 from bridge.errors import BridgeError, SettingsError, Unreachable
@@ -95,8 +96,8 @@ def _unknown(environ: dict[str, str]) -> Iterator[Finding]:
 
 
 def _server(settings: Settings) -> Iterator[Finding]:
+    from bridge.servers import store_url
     from bridge.store.client import Client
-    from bridge.wiring import store_url
 
     url = store_url(settings)
     with closing(Client(url, timeout_s=_TIMEOUT_S)) as client:
@@ -109,8 +110,8 @@ def _server(settings: Settings) -> Iterator[Finding]:
 def _broker(settings: Settings) -> Iterator[Finding]:
     from bridge.domain.server_urls import broker_address, safe_url, store_url
     from bridge.reachability import readiness_checks
+    from bridge.servers import broker_url
     from bridge.store.client import Client
-    from bridge.wiring import broker_url
 
     url = broker_url(settings)
     readiness_checks(settings)["broker"]()

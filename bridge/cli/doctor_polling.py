@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 from bridge.cli.common import accounts_of
-from bridge.cli.doctor_checks import Finding, fail, ok, warn
+from bridge.cli.doctor_findings import Finding, fail, ok, warn
 from bridge.domain.durations import format_duration_ms
 from bridge.domain.rate import Demand, allowed, is_short, rate_needed, rounded_rate
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, cast
 
-from bridge.cli.doctor_checks import SERVER_CHECKS, Finding, Server, Verdict, fail, ok, read_server, warn
+from bridge.cli.doctor_findings import Finding, Verdict, fail, ok, warn
+from bridge.cli.doctor_servers import SERVER_CHECKS, Server, read_server
 from bridge.domain.server_urls import safe_url
 from bridge.domain.topology import SLOTS, Member, Sentinels, read_members, read_sentinels
 from bridge.errors import StoreUnreachable

@@ -150,8 +150,8 @@ def _reason(wrong: InvalidSession) -> str:
 
 def _send(items: Sequence[_Item], account: str) -> list[str]:
     from bridge.sender import track as enqueue
+    from bridge.servers import broker_url
     from bridge.settings import load_settings
-    from bridge.wiring import broker_url
 
     url = broker_url(load_settings())
     messages: list[str] = []

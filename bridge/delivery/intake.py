@@ -29,7 +29,10 @@ _PATIENCE_MS = 1_000
 
 
 class Intake:
-    """The queues that one slice holds, under one token."""
+    """The queues that one slice holds, under one token.
+
+    ``unsettled`` is how many outcomes could not be written down, because another slice had taken over.
+    """
 
     def __init__(
         self,
@@ -61,6 +64,7 @@ class Intake:
         self._not_before_ms: dict[tuple[str, int], int] = {}
         self._unserved_ms: dict[Part, int] = {}
         self.queues: dict[Part, HeldQueue] = {}
+        self.unsettled = 0
 
     def _load(self) -> None:
         registry = self._ports.registries.load()
@@ -124,6 +128,8 @@ class Intake:
                 groups.setdefault(Part(name, shard % of, of), []).append(shard)
         if accept_new:
             self._hold(self._new(groups, cut, now_ms)[: MAX_QUEUES - len(self.queues)], now_ms)
+        else:
+            self._unserved_ms.clear()  # whoever looks for new queues now sees to them
         wanted = []
         for part, group in groups.items():
             queue = self.queues.get(part)
@@ -169,25 +175,33 @@ class Intake:
         self._ports.clock.note(claimed.now_ms)
         for part, shard in claimed.refused:
             self._not_before_ms[part.subscription, shard] = claimed.now_ms + _ASK_AGAIN_MS
+        astray = []
         for part, shard in claimed.held:
             if part in self.queues:
                 self.queues[part].shards.add(shard)
+            else:
+                astray.append((part.subscription, shard))
+        self._ports.queues.release(self._token, astray)
         for queue in self.queues.values():
             queue.awaited = False
         # Of one that was lost meanwhile, the lanes are its next holder's when their lease ends.
         here = [(self.queues[part], ready) for part, ready in claimed.ready.items() if part in self.queues]
         return sum(queue.take(ready, claimed.now_ms) for queue, ready in here)
 
-    def settle(self, *, aside: bool) -> int:
-        """Write down what attempts came to. Returns how many outcomes could not be: another slice took over.
+    @property
+    def settling(self) -> bool:
+        """Whether outcomes are being written down, and what the store says of them was not taken in yet."""
+        return self._settling is not None
+
+    def settle(self, *, aside: bool) -> None:
+        """Write down what attempts came to.
 
         ``aside``: without waiting for the store; what it says is taken in by a later call.
         """
-        unsettled = 0
         if self._settling is not None:
             if aside and not self._settling.done():
-                return 0
-            unsettled = self._settled(self._settling.result())
+                return
+            self._settled(self._settling.result())
         sent: dict[tuple[str, int], list[Settlement]] = {}
         for queue in self.queues.values():
             for one in queue.settled:
@@ -197,19 +211,16 @@ class Intake:
             self._sent = sent
             self._settling = self._settles.settle(self._token, sent)
             if not aside:
-                unsettled += self._settled(self._settling.result())
-        return unsettled
+                self._settled(self._settling.result())
 
-    def _settled(self, applied: Mapping[tuple[str, int], int]) -> int:
-        unsettled = 0
+    def _settled(self, applied: Mapping[tuple[str, int], int]) -> None:
         for (name, shard), count in applied.items():
-            unsettled += len(self._sent[name, shard]) - max(0, count)
+            self.unsettled += len(self._sent[name, shard]) - max(0, count)
             if count < 0:
                 self._lose(self._holding(name, shard))
         self._settling = None
         for queue in self.queues.values():
             queue.settling = False
-        return unsettled
 
     def renew(self) -> None:
         """Go on holding what is held."""
@@ -301,6 +312,8 @@ class Intake:
             self.queues.pop(queue.part, None)
             queue.lost = True
             queue.ready.clear()
+            # What of it is held still would keep the next holder out until the hold's end.
+            self._ports.queues.release(self._token, [(queue.id, shard) for shard in queue.shards])
             queue.shards.clear()
 
     def _hold(self, parts: Sequence[Part], now_ms: int) -> None:

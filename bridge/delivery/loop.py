@@ -141,6 +141,7 @@ class Slice:
         finally:
             self._transport.abort()
             self._intake.close()
+        self._report.unsettled += self._intake.unsettled
         return self._report
 
     @property
@@ -314,9 +315,11 @@ class Slice:
         waiting = sum(len(queue.settled) for queue in self._intake.queues.values())
         if not waiting:
             self._settled_ms = now_ms
-            return
-        if waiting >= _SETTLE_AT or now_ms - self._settled_ms >= _SETTLE_AFTER_MS:
-            self._report.unsettled += self._intake.settle(aside=self._busy)
+            if self._intake.settling:
+                # Nothing may follow for long: a refused call is to be repeated, and a queue that is idle let go.
+                self._intake.settle(aside=True)
+        elif waiting >= _SETTLE_AT or now_ms - self._settled_ms >= _SETTLE_AFTER_MS:
+            self._intake.settle(aside=self._busy)
             self._settled_ms = now_ms
 
     def _wind_up(self, now_ms: int) -> None:
@@ -334,7 +337,7 @@ class Slice:
             flight = cast("Flight", request.key)
             self._landed(request)
             flight.queue.settled += [Settlement(ready.lane, None, due_ms=now_ms) for ready in flight.members]
-        self._report.unsettled += self._intake.settle(aside=False)
+        self._intake.settle(aside=False)
         if self._failures:
             self._note()
         self._intake.release(list(self._intake.queues.values()))

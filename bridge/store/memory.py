@@ -30,8 +30,9 @@ class Memory:
         return seen[1]
 
     def _look(self) -> bool:
-        """Whether any of the servers is short: what is tracked or polled spreads over all."""
-        replies = [self._client.ask_node(node, [["INFO", "memory"]])[0] for node in self._client.nodes()]
+        """Whether any master is short: what is tracked or polled spreads over all."""
+        masters = [node for node in self._client.nodes() if node.master]
+        replies = [self._client.ask_node(node, [["INFO", "memory"]])[0] for node in masters]
         return any(_is_short(cast("bytes", reply)) for reply in replies)
 
 

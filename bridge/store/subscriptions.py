@@ -202,4 +202,4 @@ class SubscriptionStore:
     def _bump(self, shards: Iterable[int]) -> None:
         # Random, not counted on: a number that the server lost with its last second would come again, and stand for
         # another registry in a poller that still remembers the first.
-        self._client.commands([["SET", keys.registry(shard), secrets.token_hex(8)] for shard in shards])
+        self._client.run([Call("bump_registry", [keys.registry(shard)], [secrets.token_hex(8)]) for shard in shards])

@@ -11,10 +11,11 @@ from bridge.errors import BrokerUnreachable
 from bridge.observe.logs import get_logger
 from bridge.reachability import readiness_checks
 from bridge.sender import ask_for_poll
+from bridge.servers import broker_url
 from bridge.settings import Settings, load_settings
 from bridge.web.app import create_app
 from bridge.web.push import Pushes
-from bridge.wiring import Bridge, broker_url, observe
+from bridge.wiring import Bridge, observe
 
 _log = get_logger(__name__)
 _WAKE_MS = 2_000

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 import redis
 
-from bridge.cli.doctor_checks import SERVER_CHECKS, Server, Verdict
-from bridge.cli.doctor_servers import broker_findings
+from bridge.cli.doctor_findings import Verdict
+from bridge.cli.doctor_servers import SERVER_CHECKS, Server, broker_findings
 from bridge.domain.credentials import Identity
 from bridge.domain.rate import Slowed
 from bridge.domain.subscriptions import Options

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import redis
 
-from bridge.cli.doctor_checks import Server, Verdict
-from bridge.cli.doctor_servers import tracking_durable
+from bridge.cli.doctor_findings import Verdict
+from bridge.cli.doctor_servers import Server, tracking_durable
 from bridge.errors import BridgeError
 from tests.commands import Terminal, track, use_environ
 from tests.faults.house import foreign_app, mortal, running, tracked, wait_until

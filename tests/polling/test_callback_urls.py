@@ -156,3 +156,20 @@ def test_one_that_was_removed_by_hand_comes_back_with_the_next_session_that_name
     process.track([{"session_no": "later", "callback_url": url}], "default")
     settle(local, "later")
     assert local.queues.lengths([callback_id("default", url)]) == {callback_id("default", url): 1}
+
+
+def test_a_full_store_delivers_an_accounts_first_callback_to_a_url_of_a_sessions(
+    local: Bridge, process: Process
+) -> None:
+    """Fault: the account's secret was made by a plain HSETNX, which is refused then, and the slice ended by it: with
+    memory short, when deliveries are what frees some.
+    """
+    with Receiver(record=True) as receiver:
+        process.track([{"session_no": "s1", "callback_url": receiver.url}], "default")
+        settle(local, "s1")
+        local.client.redis.config_set("maxmemory", 1)
+        try:
+            deliver(local)
+        finally:
+            local.client.redis.config_set("maxmemory", 0)
+    assert len(receiver.recorded) == 1

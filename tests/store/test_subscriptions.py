@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from bridge.domain.commits import ABSENT, CommitResult, Write
 from bridge.errors import NotFound
 from bridge.store import keys
+from bridge.store.server import EmbeddedServer
 from tests.parts import OPEN, SUB, Parts, subscription
 
 
@@ -63,3 +66,22 @@ def test_a_version_that_the_server_lost_does_not_come_again(parts: Parts) -> Non
 
     write = Write("s1", ABSENT, OPEN, 1, None)
     assert parts.sessions.commit("default", [write], known.versions) == {"s1": CommitResult.STALE_REGISTRY}
+
+
+def test_a_full_store_lets_subscriptions_be_disabled_and_removed(tmp_path: Path) -> None:
+    """Fault: the field was changed, and then the versions' plain SET was refused. Nobody was told, and the slice whose
+    receiver had said 410 ended, with all that it held.
+    """
+    with EmbeddedServer(tmp_path, options={"maxmemory": "100mb"}) as server:
+        parts = Parts(server.url)
+        parts.subscriptions.put(subscription("sub_a"))
+        parts.subscriptions.put(subscription("sub_b"))
+        seen = [parts.subscriptions.load().versions]
+        parts.redis.config_set("maxmemory", "1")
+        assert parts.subscriptions.disable("sub_a", "the receiver is gone", 5)
+        seen.append(parts.subscriptions.load().versions)
+        parts.subscriptions.remove("sub_b")
+        seen.append(parts.subscriptions.load().versions)
+        parts.close()
+    for shard in range(parts.shards):
+        assert len({versions[shard] for versions in seen}) == 3

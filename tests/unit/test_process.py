@@ -211,6 +211,23 @@ def test_a_tick_wakes_what_is_due_once(desk: Desk, log: Parts) -> None:
     assert desk.bridge.index.last_tick_ms()
 
 
+def test_a_tick_of_a_full_store_wakes_and_is_no_failure(bridge: Bridge, log: Parts) -> None:
+    """Fault: a due account was noted before anything was woken, by a write that a full store refuses."""
+    bridge.tracking.note_account("default")
+    log.write("s1", entry("s1", to=["sub_a"]), due=1)
+    log.write("s2", due=1, account="unnoted")
+    with bridge_on(log.url) as fresh:
+        desk = Desk(fresh)
+        log.redis.config_set("maxmemory", 1)
+        try:
+            desk.process.tick()
+        finally:
+            log.redis.config_set("maxmemory", 0)
+    assert sorted(desk.sent) == [("bridge.deliver", ()), ("bridge.poll", ("default",)), ("bridge.poll", ("unnoted",))]
+    assert bridge.index.last_tick_ms() is not None
+    assert bridge.tracking.accounts() == ["default"]
+
+
 def test_a_tick_looks_behind_queues_that_nobody_serves(desk: Desk, log: Parts) -> None:
     """Fault: with 128 of them before it in the index, an account was polled no more."""
     shard = log.shard("s1")
@@ -452,6 +469,19 @@ def test_trimming_finishes_a_resumption_that_was_cut_short(
     desk.process.trim()
     assert desk.bridge.index.due(log.now_ms()).queues
     assert not desk.bridge.subscriptions.get(name).releasing
+
+
+def test_complaints_are_remembered_for_a_minute_and_no_longer(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fault: a worker kept those of every subscription that there ever was."""
+    now = 1_000.0
+    monkeypatch.setattr(tasks.process, "monotonic", lambda: now)
+    with structlog.testing.capture_logs() as said:
+        for number in range(20):
+            desk.process._complain(f"sub_{number}", "its secret cannot be read")
+            desk.process._complain(f"sub_{number}", "its secret cannot be read")
+            now += 40
+    assert len(said) == 20
+    assert len(desk.process._complaints) == 2
 
 
 def test_a_subscription_that_is_disabled_is_said_as_an_error_once(desk: Desk, log: Parts) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bridge.cli.doctor_checks import Verdict
+from bridge.cli.doctor_findings import Verdict
 from bridge.cli.doctor_topology import cluster_findings, sentinel_findings
 from bridge.domain.topology import SLOTS, Member, Sentinels, count_slots, read_members, read_sentinels
 

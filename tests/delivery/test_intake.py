@@ -1,0 +1,98 @@
+"""What a slice takes on and lets go of: nothing sticks to it that it does not serve."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from msgspec.structs import replace
+
+from bridge.delivery import loop
+from bridge.domain.deliveries import Part
+from bridge.store import keys
+from bridge.wiring import Bridge
+from tests.delivery.slices import QUICK, Arrival, Receiver, Running, drain, hanging, publish, run, subscribe
+from tests.hostile import serving
+from tests.parts import Parts, until
+
+
+@pytest.fixture
+def log(bridge: Bridge, store_url: str) -> Iterator[Parts]:
+    """The store's parts, over the bridge's shards."""
+    made = Parts(store_url, bridge.settings.shards)
+    yield made
+    made.close()
+
+
+def test_an_outcome_is_written_down_though_another_receiver_hangs_and_the_server_forgot_its_scripts(
+    bridge: Bridge, log: Parts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Fault: with lanes ready that no place was free for, outcomes were asked to be written down without waiting, and
+    what came of that was looked at with the next outcome only: one that was refused was lost until the lease's end.
+    """
+    stuck, well = hanging(), Receiver()
+    monkeypatch.setattr(loop, "_ABORT_AFTER_MS", 0)  # the test need not wait for what hangs
+
+    def forget(_arrival: Arrival) -> None:
+        log.redis.script_flush()
+
+    well.on_arrival = forget
+    with serving(stuck) as one, serving(well) as other:
+        publish(log, subscribe(bridge, one.url), sessions=60)
+        with Running(bridge, replace(QUICK, concurrency=2, timeout_ms=30_000)):
+            until(lambda: len(stuck.arrivals) == 2)
+            name = subscribe(bridge, other.url)
+            publish(log, name, sessions=1)
+            until(lambda: bridge.queues.lengths([name]) == {name: 0}, within_s=10)
+            assert len(stuck.arrivals) == 2
+    assert len(well.arrivals) == 1
+
+
+def test_a_slice_that_handed_over_waits_for_nobody_to_take_another_part(
+    bridge: Bridge, log: Parts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Fault: it went on for its longest time, of 28 s, with nothing that it would have taken on."""
+    monkeypatch.setattr(loop, "_SLICE_MS", 300)  # before it would serve the second part itself
+    receiver = Receiver()
+    with serving(receiver) as server:
+        name = bridge.subscribe(server.url, limited=lambda one: replace(one, partitions=2))[0].id
+        told = publish(log, name, sessions=40)
+        with Running(bridge) as running:
+            until(lambda: running.ended, within_s=15)
+        assert running.around.asked_for_help
+        assert 0 < len(receiver.accepted) < len(told)
+        monkeypatch.undo()
+        drain(bridge)
+    assert receiver.accepted == told
+
+
+def test_outcomes_lost_as_a_breaker_opens_are_counted(bridge: Bridge, log: Parts) -> None:
+    """Fault: those that were written down before the receiver's health was noted were not."""
+    receiver = Receiver(refuses=lambda _number: True)
+    with serving(receiver) as server:
+        name = subscribe(bridge, server.url)
+        publish(log, name, sessions=1)
+
+        def lose(_arrival: Arrival) -> None:
+            for shard in range(log.shards):
+                log.redis.set(keys.hold(shard, name), b"another's", px=60_000)
+
+        receiver.on_arrival = lose
+        report = run(bridge, replace(QUICK, breaker=replace(QUICK.breaker, after=1, first_ms=60_000)))
+    assert report.unsettled == 1
+
+
+def test_a_queue_that_is_lost_in_one_shard_is_let_go_of_in_all(bridge: Bridge, log: Parts) -> None:
+    """Fault: the others stayed held, by nobody who served them, until their holds ended."""
+    receiver = Receiver()
+    with serving(receiver) as server:
+        name = subscribe(bridge, server.url)
+        publish(log, name, sessions=40)
+        home = keys.hold(Part(name).home(log.shards), name)
+
+        def lose(_arrival: Arrival) -> None:
+            log.redis.set(home, b"another's", px=60_000)
+
+        receiver.on_arrival = lose
+        assert run(bridge).unsettled > 0
+    assert [key.decode() for key in log.client.scan("*:hold:*")] == [home]
