@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import random
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
@@ -14,7 +15,7 @@ from bridge.cli.family import Family
 from bridge.domain.accounts import DEFAULT_ACCOUNT
 from bridge.domain.subscriptions import Subscription
 from bridge.domain.tracking import SessionRequest
-from bridge.polling.poll import Batch
+from bridge.polling.poll import Batch, Poller
 from bridge.provider.client import UsmsClient
 from bridge.provider.wire import Receipts, parse_answer
 from bridge.wiring import Bridge
@@ -165,18 +166,29 @@ class _Silent:
 def sessions_a_call(environment: Mapping[str, str]) -> float:
     """How many sessions calls hold on average while at least 100 are due, spread over all shards."""
     bridge = open_bridge(environment)
-    bridge.__dict__["provider"] = _Silent()
+    poller = Poller(
+        sessions=bridge.sessions,
+        recorder=bridge.recorder,
+        rate=bridge.rate,
+        clock=bridge.clock,
+        provider=lambda _account: _Silent(),
+        calls_per_second=lambda _account: 1_000.0,
+        policy=bridge.poll_policy,
+        chance=random.random,
+    )
     for begin in range(0, _BULK_DUE, 1_000):
         names = [SessionRequest(f"due{number}", phone_count=1, sent_at_ms=1) for number in range(begin, begin + 1_000)]
         bridge.tracker.track(DEFAULT_ACCOUNT, names)
     held = []
     while True:
         bridge.client.redis.delete("u:rate:default")  # what is measured is not the rate
-        prepared = bridge.poller.prepare(DEFAULT_ACCOUNT)
+        prepared = poller.prepare(DEFAULT_ACCOUNT)
         if not isinstance(prepared, Batch):
             break
         held.append(sum(map(len, prepared.calls)))
-        bridge.poller.finish(prepared)
+        done = poller.finish(prepared)
+        if done.failure is not None:
+            raise AssertionError(done.failure)
         if prepared.left < SESSIONS:
             break
     bridge.close()
