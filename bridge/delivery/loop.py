@@ -136,7 +136,7 @@ class Slice:
             while not self._is_over(now_ms):
                 self._look(now_ms)
                 self._start(now_ms)
-                now_ms = self._turn(self._look_every_ms)
+                now_ms = self._turn(1 if self._intake.looking else self._look_every_ms)
             self._wind_up(now_ms)
         finally:
             self._transport.abort()
@@ -146,8 +146,12 @@ class Slice:
 
     @property
     def _busy(self) -> bool:
-        """Whether there is something to go on with while the store is asked."""
-        return any(queue.ready for queue in self._intake.queues.values())
+        """Whether there is something to go on with while the store is asked.
+
+        Lanes that wait behind receivers that hang are nothing to go on with: beside them the store is waited for, or
+        each of its answers would be looked at only when the loop's next wait is over.
+        """
+        return any(queue.may_start for queue in self._intake.queues.values())
 
     def _is_over(self, now_ms: int) -> bool:
         if self._around.stopping() or now_ms - self._began_ms >= _LONGEST_MS:

@@ -155,14 +155,17 @@ class HeldQueue:
         self._took_ms = now_ms
         return keep
 
+    @property
+    def may_start(self) -> bool:
+        """Whether something is ready, and its limits on what is under way leave room for it."""
+        return bool(self.ready) and self.in_flight < self.limit and self.host.in_flight < _MOST_A_HOST
+
     def next(self, now_ms: int, share: int) -> Ready | None:
         """The next lane to start, None where nothing is ready, or enough is under way: at most ``share``, in any case.
 
         What is returned counts against the rate.
         """
-        if not self.ready or self.in_flight >= self.limit or self.in_flight >= share:
-            return None
-        if self.host.in_flight >= _MOST_A_HOST:
+        if not self.may_start or self.in_flight >= share:
             return None
         if self._interval_ms:
             if self._next_ms > now_ms:
