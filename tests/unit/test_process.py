@@ -26,6 +26,7 @@ from bridge.store.secrets import SecretBox
 from bridge.store.server import EmbeddedServer
 from bridge.wiring import Bridge
 from tasks.process import Process
+from tasks.store_watch import StoreWatch
 from tests.delivery.slices import Receiver, publish, subscribe
 from tests.hostile import once, serving
 from tests.parts import Parts, entry, until
@@ -639,13 +640,18 @@ def test_a_store_that_is_emptied_under_a_worker_is_said_once_and_worked_on(
         for name, value in environ_for(server.url, data_dir=str(tmp_path)).items():
             monkeypatch.setenv(name, value)
         process = Process(lambda _name, _args: None)
+        now_s = [0.0]
+        process._watch = StoreWatch(lambda: now_s[0])
         process.track(["s1"], "default")
         for _ in range(2):
             process.tick()
         first = process.bridge
         first.client.redis.flushall()
         with structlog.testing.capture_logs() as said:
+            process.tick()
+            assert process.bridge is first, "it is asked for each 5 s, not by each tick"
             for _ in range(3):
+                now_s[0] += 5
                 process.tick()
         assert [one["log_level"] for one in said] == ["error"]
         assert "backup" in said[0]["reason"]
@@ -655,6 +661,7 @@ def test_a_store_that_is_emptied_under_a_worker_is_said_once_and_worked_on(
         assert process.bridge.client.redis.hget(keys.STORE, "shards") == b"8"
 
         process.bridge.identity.path.unlink()
+        now_s[0] += 5
         with structlog.testing.capture_logs() as said:
             process.tick()
         assert "remembered again" in said[0]["event"]
