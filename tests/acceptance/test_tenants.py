@@ -13,7 +13,6 @@ import standardwebhooks
 import structlog
 
 from bridge.cli.receiver import Receiver, Request
-from bridge.delivery.loop import Slice, Surroundings
 from bridge.domain.events import event_id, unpack
 from bridge.domain.signing import encode_secret
 from bridge.domain.subscriptions import callback_id
@@ -22,6 +21,7 @@ from bridge.store import keys
 from bridge.wiring import Bridge
 from tasks.process import Process
 from tests.commands import ONE, TWO, Terminal, answer, heard, track
+from tests.delivery.slices import deliver
 from tests.parts import Parts
 from tests.servers import bridge_on
 
@@ -64,22 +64,6 @@ def _tenants(local: Bridge) -> Iterator[tuple[Tenant, Tenant]]:
             subscription, secret, _ = local.subscribe(receiver.url, name)
             found.append(Tenant(name, subscription.id, receiver, secret))
         yield found[0], found[1]
-
-
-def deliver(bridge: Bridge) -> None:
-    around = Surroundings(
-        chance=lambda: 0.5,
-        user_agent="test",
-        stopping=lambda: False,
-        observe=lambda _attempted: None,
-        complain=lambda name, trouble: pytest.fail(f"{name}: {trouble}"),
-        disabled=lambda _name, _reason: None,
-        keep_awake=lambda: None,
-        hand_over=lambda: None,
-        call_help=lambda: None,
-    )
-    with bridge.transport() as transport:
-        Slice(bridge.delivery_ports, transport, bridge.delivery_policy, around, shards=8).run()
 
 
 def test_each_is_told_of_its_own_sessions_alone(local: Bridge, tenants: tuple[Tenant, Tenant]) -> None:

@@ -128,6 +128,13 @@ def run(bridge: Bridge, policy: DeliveryPolicy = QUICK, around: Around | None = 
         ).run()
 
 
+def deliver(bridge: Bridge) -> None:
+    """One slice as a worker runs it, in which every subscription can be served."""
+    around = Around()
+    run(bridge, bridge.delivery_policy, around)
+    assert around.complaints == []
+
+
 class Running:
     """A slice in a thread of its own: ``with Running(bridge) as slice_:``. It is stopped when the block ends."""
 

@@ -10,7 +10,6 @@ import pytest
 import standardwebhooks
 
 from bridge.cli.receiver import Receiver
-from bridge.delivery.loop import Slice, Surroundings
 from bridge.domain.receipts import Receipt
 from bridge.domain.signing import encode_secret
 from bridge.domain.subscriptions import callback_id
@@ -18,6 +17,7 @@ from bridge.errors import UsageError
 from bridge.store import accounts
 from bridge.wiring import Bridge
 from tasks.process import Process
+from tests.delivery.slices import deliver
 from tests.servers import bridge_on, valkey
 
 
@@ -33,22 +33,6 @@ def process(local: Bridge) -> Process:
     made = Process(lambda _name, _args: None)
     made.__dict__["bridge"] = local
     return made
-
-
-def deliver(bridge: Bridge) -> None:
-    around = Surroundings(
-        chance=lambda: 0.5,
-        user_agent="test",
-        stopping=lambda: False,
-        observe=lambda _attempted: None,
-        complain=lambda name, trouble: pytest.fail(f"{name}: {trouble}"),
-        disabled=lambda _name, _reason: None,
-        call_help=lambda: None,
-        keep_awake=lambda: None,
-        hand_over=lambda: None,
-    )
-    with bridge.transport() as transport:
-        Slice(bridge.delivery_ports, transport, bridge.delivery_policy, around, shards=8).run()
 
 
 def settle(bridge: Bridge, session_no: str, result: str = "Success", at_s: int = 1_795_423_107) -> None:
