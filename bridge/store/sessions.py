@@ -327,11 +327,16 @@ def _split(writes: list[Write], events: int) -> Iterator[list[Write]]:
     yield part
 
 
-def _next_version(version: bytes) -> bytes:
-    if version == ABSENT:
-        # A random start: a session that was removed and tracked again must not match an old reader's version.
-        return secrets.token_bytes(_VERSION_BYTES)
-    return (int.from_bytes(version) + 1 & 0xFFFFFFFF).to_bytes(_VERSION_BYTES)
+def _next_versions(writes: Sequence[Write]) -> Iterator[bytes]:
+    """The version that each write leaves."""
+    # A random start: a session that was removed and tracked again must not match an old reader's version. All of them
+    # are drawn at once: a call to the system for each took 2 µs, a third of what else is done for a session here.
+    drawn = secrets.token_bytes(_VERSION_BYTES * len(writes))
+    for at, write in enumerate(writes):
+        if write.version == ABSENT:
+            yield drawn[_VERSION_BYTES * at :][:_VERSION_BYTES]
+        else:
+            yield (int.from_bytes(write.version) + 1 & 0xFFFFFFFF).to_bytes(_VERSION_BYTES)
 
 
 def _commit_call(shard: int, account: str, writes: Sequence[Write], registry_version: bytes, limits: Limits) -> Call:
@@ -359,13 +364,13 @@ def _commit_call(shard: int, account: str, writes: Sequence[Write], registry_ver
         args += [place(make(shard, name)) for make in (keys.queue, keys.counts, keys.dead, keys.state)]
         args.append(keys.queue_member(name))
     args.append(len(writes))
-    for write in writes:
+    for write, version in zip(writes, _next_versions(writes), strict=True):
         args += (
             place(keys.session(shard, account, write.session_no)),
             write.session_no,
             f"{account}:{write.session_no}",
             write.version,
-            _next_version(write.version) + _packer.encode(write.state),
+            version + _packer.encode(write.state),
             write.due.value if isinstance(write.due, Due) else write.due,
             _expiry(write.expires_ms),
         )

@@ -8,11 +8,14 @@ import socket
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
+import redis
 from celery import Celery
 
+from tests.parts import until
 from tests.servers import bridge_on, environ_for, valkey
 
 WORKER = [sys.executable, "-P", "-m", "bridge.cli.main", "worker"]
@@ -75,3 +78,32 @@ def test_without_an_embedded_server_it_says_how_to_get_one(tmp_path: Path) -> No
     code, said = ended(environment | {"BRIDGE_DATA_DIR": str(tmp_path / "none")}, tmp_path)
     assert code == 3
     assert "bridge up" in said
+
+
+def test_events_for_flower_go_together_and_none_is_missing(tmp_path: Path) -> None:
+    """Each message was followed by events of its own: a quarter of what a worker that tracks took."""
+    with valkey() as url, bridge_on(url), redis.Redis.from_url(url) as server, Celery(broker=url) as app:
+        worker = subprocess.Popen(WORKER, cwd=tmp_path, env=environ_for(url))
+        try:
+            app.send_task("bridge.track", [["first"]], queue="bridge.track")
+            until(lambda: server.llen("bridge.track") == 0)
+            told: list[str] = []
+            handlers = {"task-succeeded": lambda event: told.append(event["uuid"])}
+            with app.connection_for_read() as given:
+                receiver = app.events.Receiver(given, handlers=handlers)
+                with receiver.consumer_context() as (connection, *_):
+                    with suppress(TimeoutError):
+                        connection.drain_events(timeout=0.1)  # it subscribes with the first
+                    began = time.monotonic()
+                    published = server.info("commandstats")["cmdstat_publish"]["calls"]
+                    sent = {app.send_task("bridge.track", [[f"s{n}"]], queue="bridge.track").id for n in range(100)}
+                    while not sent <= set(told):
+                        assert time.monotonic() - began < 60, f"{len(told)} of {len(sent)}"
+                        with suppress(TimeoutError):
+                            connection.drain_events(timeout=1)
+            published = server.info("commandstats")["cmdstat_publish"]["calls"] - published
+            # Four times a second, a heartbeat each 2 s, and whenever 24 of the 300 wait: two threads at once see that.
+            assert published <= 5 * (time.monotonic() - began) + 2 * 300 / 24 + 5
+        finally:
+            worker.terminate()
+            worker.wait(20)
