@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 import msgspec
 
 from tests.faults.evidence import CHANGE, Evidence, Heard
+from tests.faults.lost import Lost
 from tests.faults.records import FINAL, Logged, Records, Secret, Subscriber, Violation, What, digits_of
 
 _SHIFT_MS = 10_000
@@ -289,15 +290,17 @@ def nobody_refused_called(evidence: Evidence) -> Iterator[Violation]:
 
 
 def repeated_for_a_reason(evidence: Evidence) -> Iterator[Violation]:
-    """I10: what was accepted comes again only where that outcome can have been lost."""
+    """I10: what was accepted comes again only where that outcome was lost, and by what is known."""
+    lost = Lost(evidence)
     for name, group in evidence.heard.items():
         for before, again in repeats(group):
-            if cause_of(evidence, name, before, again) is None:
+            if lost.cause_of(name, before, again) is None:
                 yield _violation(
                     "I10",
                     f"{_in(again)}, {name}: again at {again.post.at_ms} ({again.post.mood}), accepted at "
-                    f"{before.post.decided_ms} ({before.post.mood}), and nothing happened in between",
-                    "receiver",
+                    f"{before.post.decided_ms} ({before.post.mood}), "
+                    f"by attempts {before.post.attempt} and {again.post.attempt}, and nothing lost the outcome",
+                    "receiver, worker, store",
                 )
 
 
@@ -310,18 +313,6 @@ def repeats(group: Sequence[Heard]) -> Iterator[tuple[Heard, Heard]]:
             yield before, heard
         if heard.post.accepted:
             accepted[heard.what] = heard
-
-
-def cause_of(evidence: Evidence, subscription: str, before: Heard, again: Heard) -> str | None:
-    """Why an accepted event came again; None where there is no reason."""
-    fault = evidence.loser(before.post.decided_ms)
-    if fault is not None:
-        return fault.name
-    # The bridge's own note of an attempt that it took for failed: its answer came too late, or not whole.
-    for at_ms, said in evidence.records.store.failed_attempts.get(subscription, ()):
-        if before.post.at_ms <= at_ms <= again.post.at_ms and re.search("timed? ?out|reset|closed|broke", said):
-            return "answer not heard"
-    return None
 
 
 def _violation(invariant: str, says: str, records: str) -> Violation:

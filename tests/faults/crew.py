@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from bridge.cli.family import Child
 from tests.faults.receivers import now_ms
-from tests.faults.records import Fault, Kind
+from tests.faults.records import Ended, Fault, Kind
 from tests.faults.world import NotInTime, World, wait_until
 
 _KILLED_WITHIN_S = 10.0
@@ -27,6 +27,8 @@ class Crew:
         self.workers: dict[int, Child] = {}
         self.beats: list[Child] = []
         self.deaths: list[Fault] = []
+        self.ended: list[Ended] = []
+        self._killed: set[int] = set()
 
     def start(self, workers: int, *, web: bool) -> None:
         for slot in range(workers):
@@ -36,7 +38,9 @@ class Crew:
             self._web = self._world.start_web()
 
     def restart(self, slot: int, *, skew_s: int = 0) -> None:
-        """Start a worker in a slot, whose last one has ended."""
+        """Start a worker in a slot, whose last one has ended: as it was told to, where nothing else is known of it."""
+        if slot in self.workers:
+            self._note_end("worker", self.workers[slot], "stopped")
         inside: dict[str, object] = {"bugs": self._bugs, "seed": self._chance.randrange(10**6)}
         taken = {stop for other, stop in self._stop_of.items() if other != slot}
         stop = next((one for one in self._stops if one not in taken), "")
@@ -48,8 +52,11 @@ class Crew:
     def kill(self, slot: int, *, restart: bool = True) -> None:
         """``kill -9``."""
         child = self.workers[slot]
+        if child.poll() is None:
+            self._killed.add(child.pid)
         child.kill()
         child.wait(_KILLED_WITHIN_S)
+        self._note_end("worker", child, "killed")
         if restart:
             self.restart(slot)
 
@@ -71,10 +78,30 @@ class Crew:
         died_ms = self._died_at(child.pid)
         if stop and died_ms:
             self._stops.remove(stop)
+        self._note_end(kind, child, "by itself")
         name = f"died at {stop}" if died_ms else f"a {kind} ended by itself"
         at_ms = died_ms or now_ms()
-        detail = "" if died_ms else f"exit code {child.poll()}: {child.last_lines()}"
-        self.deaths.append(Fault(name=name, kind=Kind.LOSES_OUTCOMES, at_ms=at_ms, until_ms=at_ms, detail=detail))
+        self.deaths.append(Fault(name=name, kind=Kind.LOSES_OUTCOMES, at_ms=at_ms, until_ms=at_ms))
+
+    def _note_end(self, kind: str, child: Child, how: str) -> None:
+        """Write down a process's end, once; ``how`` as far as is known of who ended it."""
+        if any(one.pid == child.pid for one in self.ended):
+            return
+        died_ms = self._died_at(child.pid)
+        if died_ms:
+            how = "died"
+        elif how == "killed" and child.pid not in self._killed:
+            how = "by itself"
+        self.ended.append(
+            Ended(
+                pid=child.pid,
+                kind=kind,
+                at_ms=died_ms or now_ms(),
+                how=how,
+                code=child.poll() or 0,
+                last_lines=child.last_lines(),
+            )
+        )
 
     def _died_at(self, pid: int) -> int:
         """When the process noted that it stopped, 0 if it did not."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from functools import cached_property
 from typing import cast
@@ -29,11 +29,6 @@ from tests.faults.records import (
 )
 
 CHANGE = "sms.status.changed"
-_OUTCOME_MS = 3_000
-"""How long before a fault an outcome may have been lost in it: a slice writes outcomes down within milliseconds, on a
-machine that lets it."""
-_AFTER_MS = 4_000
-"""And after: what was held for a while by a process that has gone is another's when its hold of 3 s ends."""
 _ROLLED_BACK_MS = 4_000
 """What the store may have lost: its last second, as much as it was behind in writing, and what was done on its way."""
 
@@ -137,17 +132,19 @@ class Evidence:
         """Whether what was done then may have gone with the store's last second."""
         return any(fault.at_ms - _ROLLED_BACK_MS <= at_ms <= fault.until_ms for fault in self.crashes())
 
-    def loser(self, at_ms: int) -> Fault | None:
-        """The fault in which the outcome of an attempt of that time may have been lost: of several the nearest."""
-        possible = [
-            fault
-            for fault in self.records.faults
-            if fault.kind is not Kind.HARMLESS and fault.at_ms - _OUTCOME_MS <= at_ms <= fault.until_ms + _AFTER_MS
-        ]
-        # First those that it lies in, then by how far it is from their beginning.
-        return min(
-            possible, key=lambda one: (not one.at_ms <= at_ms <= one.until_ms, abs(one.at_ms - at_ms)), default=None
-        )
+    def places_of(self, heard: Heard) -> Sequence[Place]:
+        """Where an event is in the log; of an erased phone's all places that were erased."""
+        found = self._places.get(heard.what, ())
+        if not found and heard.phone[1] in self.erased_phones:
+            return [place for account, place in self.records.store.erased if account == heard.what[0]]
+        return found
+
+    @cached_property
+    def _places(self) -> Mapping[What, list[Place]]:
+        found: dict[What, list[Place]] = defaultdict(list)
+        for event in self.records.store.events:
+            found[event.what].append((event.shard, event.position))
+        return found
 
 
 def _heard(post: Post, event: Mapping[str, object]) -> Heard:

@@ -254,6 +254,8 @@ class _Handler(BaseHTTPRequestHandler):
                 mood=mood,
                 status=status,
                 accepted=whole and 200 <= status < 300,
+                attempt=headers.get("x-attempt", ""),
+                port=self.client_address[1],
             )
         )
 

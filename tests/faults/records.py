@@ -67,6 +67,7 @@ class Post(msgspec.Struct, frozen=True, kw_only=True):
 
     ``verified_by`` are the places of those of the receiver's secrets with which a public library verifies it;
     ``status`` is what was answered, 0 where nothing was; ``accepted`` says that a whole 2xx was handed to the system.
+    ``attempt`` is the name that the sending process's journal has it under, ``port`` where its connection came from.
     """
 
     subscription: str
@@ -79,6 +80,8 @@ class Post(msgspec.Struct, frozen=True, kw_only=True):
     mood: str
     status: int
     accepted: bool
+    attempt: str = ""
+    port: int = 0
 
 
 class Secret(msgspec.Struct, frozen=True, kw_only=True):
@@ -167,17 +170,91 @@ class Logged(msgspec.Struct, frozen=True, kw_only=True):
         return self.account, self.session_no, digits_of(self.phone), self.user_id, self.status, time
 
 
+class Attempt(msgspec.Struct, frozen=True, kw_only=True):
+    """A POST by the journal of the process that sent it: when libcurl told of its end and as what (0 never), or when
+    it was let go of untold. ``code`` is libcurl's, 0 where there was an answer; ``status`` is HTTP's."""
+
+    name: str
+    pid: int
+    sent_ms: int
+    heard_ms: int = 0
+    code: int = 0
+    status: int = 0
+    dropped_ms: int = 0
+
+
+class Asked(msgspec.Struct, frozen=True, kw_only=True):
+    """What a process asked of the store under a queue's hold: to settle, or to claim lanes and hold the queue on for
+    ``hold_ms``. ``accepted`` are positions. ``reply`` is -1 or 0 where the hold was lost, None where none came."""
+
+    pid: int
+    script: str
+    subscription: str
+    shard: int
+    token: str
+    asked_ms: int
+    hold_ms: int = 0
+    accepted: tuple[tuple[int, int], ...] = ()
+    answered_ms: int = 0
+    reply: int | None = None
+
+
+class Hindrance(msgspec.Struct, frozen=True, kw_only=True):
+    """What kept a process from its work: it stood still, or its store failed it. ``until_ms`` is when that was over."""
+
+    pid: int
+    what: str
+    since_ms: int
+    until_ms: int
+
+
+class Journal(msgspec.Struct, frozen=True, kw_only=True):
+    """What all workers wrote down from within (``inside/journal.py``)."""
+
+    attempts: Mapping[str, Attempt] = {}
+    asked: tuple[Asked, ...] = ()
+    hindrances: tuple[Hindrance, ...] = ()
+
+
+class Ended(msgspec.Struct, frozen=True, kw_only=True):
+    """The end of a process: ``how`` is ``killed``, ``died`` (at a point), ``stopped``, or ``by itself``."""
+
+    pid: int
+    kind: str
+    at_ms: int
+    how: str
+    code: int = 0
+    last_lines: str = ""
+
+
+class Harm(msgspec.Struct, frozen=True, kw_only=True):
+    """What the proxy did to one connection, by the port that it comes from at its other end."""
+
+    link: str
+    port: int
+    at_ms: int
+    how: str
+
+
 Place = tuple[int, tuple[int, int]]
 """Shard and position of an event. Of accepted deliveries the store keeps the position's lowest 32 bits."""
 
 
+def name_of(place: Place) -> str:
+    """A place as a key: MessagePack has no maps by tuples that can be read again."""
+    shard, (millis, sequence) = place
+    return f"{shard}:{millis % 2**32}-{sequence}"
+
+
 class Queue(msgspec.Struct, frozen=True, kw_only=True):
-    """What the store says became of a subscription's events."""
+    """What the store says became of a subscription's events. ``told_ms`` are the lowest 32 bits of when each of
+    ``told`` was settled, by ``name_of`` its place."""
 
     waiting: frozenset[Place] = frozenset()
     parked: bool = False
     dead: frozenset[Place] = frozenset()
     told: frozenset[Place] = frozenset()
+    told_ms: Mapping[str, tuple[int, ...]] = {}
     dropped: int = 0
     limited: int = 0
 
@@ -217,6 +294,9 @@ class Records(msgspec.Struct, frozen=True, kw_only=True):
     subscribers: tuple[Subscriber, ...]
     faults: tuple[Fault, ...] = ()
     actions: tuple[Action, ...] = ()
+    journal: Journal = Journal()
+    ended: tuple[Ended, ...] = ()
+    harms: tuple[Harm, ...] = ()
     callback_timeout_ms: int
     give_up_ms: int
     secrets_said: tuple[str, ...] = ()

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import msgspec
 
-from tests.faults.checker import cause_of, repeats
+from tests.faults.checker import repeats
 from tests.faults.evidence import Evidence
+from tests.faults.lost import Lost
 from tests.faults.records import Records, Violation
 
 
@@ -45,9 +46,10 @@ class Report:
             if fault.recovered_ms:
                 self.recovery_ms[fault.name].append(fault.recovered_ms - fault.until_ms)
         self.sums["workers killed"] += sum("kill" in one.name or "died" in one.name for one in records.faults)
+        lost = Lost(evidence)
         for name, group in evidence.heard.items():
             for before, again in repeats(group):
-                self.causes[cause_of(evidence, name, before, again) or "none: see the violations"] += 1
+                self.causes[lost.cause_of(name, before, again) or "none: see the violations"] += 1
         self.provider.update(records.answers.by_fault)
         self.violations += [(label, one) for one in violations]
 

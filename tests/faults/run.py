@@ -19,7 +19,7 @@ from bridge.cli.family import Family
 from tests.faults import mischief
 from tests.faults.crew import Crew
 from tests.faults.crowd import Operator, Sender, scenario
-from tests.faults.gathering import answers, lags, recovered
+from tests.faults.gathering import answers, journal, lags, recovered
 from tests.faults.reading import Reader
 from tests.faults.receivers import HANGING, MOODY, Application, Receivers, now_ms
 from tests.faults.records import Fault, Kind, Records, Secret, Subscriber
@@ -368,6 +368,9 @@ class Run:
             subscribers=subscribers,
             faults=tuple(recovered(fault, accepted) for fault in self._all_faults()),
             actions=tuple(self.operator.actions),
+            journal=journal(self.world.read_journal()),
+            ended=tuple(self.crew.ended),
+            harms=tuple(harm for link in self.world.proxy.links.values() for harm in link.harms),
             callback_timeout_ms=1000,
             give_up_ms=600_000,
             secrets_said=self._secrets_said(subscribers),

@@ -130,6 +130,7 @@ class World:
         self.logs = self.directory / "logs"
         self.logs.mkdir()
         self.notes = self.directory / "notes"
+        self.journal = self.directory / "journal"
         self.proxy = Proxy()
         self.store = Server(family, "store", durable=True)
         self.broker = Server(family, "broker", durable=False) if own_broker else self.store
@@ -201,7 +202,13 @@ class World:
         """Start a worker. ``inside`` is what is to happen in it (``inside/sitecustomize.py``); ``skew_s`` sets its
         wall clock off by as much."""
         changes: dict[str, str] = {}
-        told = {"root": str(ROOT), "notes": str(self.notes), "visibility_s": 10, "skew_s": skew_s} | dict(inside or {})
+        told = {
+            "root": str(ROOT),
+            "notes": str(self.notes),
+            "journal": str(self.journal),
+            "visibility_s": 10,
+            "skew_s": skew_s,
+        } | dict(inside or {})
         changes["FAULTS_INSIDE"] = json.dumps(told)
         changes["PYTHONPATH"] = str(Path(__file__).with_name("inside"))
         return self._tasks("worker", ["--concurrency", "8"], self.environment | changes)
@@ -244,6 +251,10 @@ class World:
     def read_notes(self) -> list[str]:
         """What workers noted from within (``inside/sitecustomize.py``)."""
         return self.notes.read_text().splitlines() if self.notes.exists() else []
+
+    def read_journal(self) -> list[str]:
+        """What workers wrote down of their work (``inside/journal.py``)."""
+        return self.journal.read_text().splitlines() if self.journal.exists() else []
 
     def web_answers(self) -> tuple[str, ...]:
         """What the web process says to whoever asks, of errors too."""

@@ -212,6 +212,6 @@ BREAKS: Mapping[str, tuple[str, str]] = {
     "serves_one_at_a_time": ("I7", "beside receivers that hang"),
     "talks_of_phones": ("I8", "holds a phone"),
     "calls_anybody": ("I9", "a connection to"),
-    "loses_outcomes": ("I10", "and nothing happened in between"),
+    "loses_outcomes": ("I10", "and nothing lost the outcome"),
 }
 """The invariant that each mistake breaks, and how that is said."""

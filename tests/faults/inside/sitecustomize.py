@@ -2,7 +2,8 @@
 
 ``FAULTS_INSIDE`` is JSON: ``stop`` is a named point at which the process kills itself, at its ``nth`` passing; ``bugs``
 are names of mistakes to make (``bugs.py``); ``skew_s`` sets the wall clock off; ``visibility_s`` shortens the broker's
-lease and that of sessions; ``notes`` is a file to write down in what happened. Points lie at the seams with other
+lease and that of sessions; ``notes`` is a file to write down in what happened, ``journal`` one for what was sent and
+settled (``journal.py``). Points lie at the seams with other
 programs, which stay where they are when the code between them is redrawn: what is said to Redis, to the provider, and
 to receivers.
 """
@@ -189,6 +190,13 @@ def install() -> None:
         "requests.adapters": [_watch_requests],
         "pycurl": [_watch_pycurl],
     }
+    if "journal" in _given:
+        # Beside this file, on the worker's own path. After the points: who dies at one has not heard what comes next.
+        from journal import Journal  # type: ignore[import-not-found]
+
+        journal = Journal(_given["journal"], _clock_ns)
+        patches["pycurl"].append(journal.watch_pycurl)
+        patches["redis.connection"].append(functools.partial(journal.watch_redis, scripts=_scripts()))
     if "visibility_s" in _given:
         patches["tasks.config"] = [_shorten_leases]
         patches["bridge.wiring"] = [_shorten_polls]
