@@ -11,12 +11,13 @@ import time
 from collections.abc import Mapping, Sequence
 
 import kombu.exceptions
+import msgspec
 import requests
 from celery import Celery
 
 from bridge.simulator.sender import send_usms
 from tests.faults.receivers import Application, Receivers, now_ms
-from tests.faults.records import Action, Secret, Subscriber, Tracked
+from tests.faults.records import CHANGE, Action, Secret, Subscriber, Tracked
 from tests.faults.world import CommandFailed, World
 
 DELIVERED = {"result": "发送成功", "code": "DELIVRD"}
@@ -148,9 +149,17 @@ class Operator:
         done_ms = now_ms()
         application.subscription = made["id"]
         application.know(Secret(value=made["secret"], since_ms=asked_ms, given_ms=done_ms))
-        statuses = options[options.index("--statuses") + 1].split(",") if "--statuses" in options else []
+        told = dict(zip(options[::2], options[1::2], strict=True))
         self.subscribers[made["id"]] = Subscriber(
-            id=made["id"], account="default", asked_ms=asked_ms, added_ms=done_ms, statuses=tuple(statuses)
+            id=made["id"],
+            account="default",
+            asked_ms=asked_ms,
+            added_ms=done_ms,
+            types=tuple(told.get("--types", CHANGE).split(",")),
+            statuses=tuple(filter(None, told.get("--statuses", "").split(","))),
+            format=told.get("--format", "standard"),
+            phones=told.get("--phone-format", "full"),
+            phone_key=made.get("phone_key", ""),
         )
         self.applications[made["id"]] = application
         return application
@@ -214,11 +223,4 @@ class Operator:
         asked_ms = now_ms()
         self.do("remove", application, "--yes")
         one = self.subscribers[application.subscription]
-        self.subscribers[one.id] = Subscriber(
-            id=one.id,
-            account=one.account,
-            asked_ms=one.asked_ms,
-            added_ms=one.added_ms,
-            statuses=one.statuses,
-            removed_ms=(asked_ms, now_ms()),
-        )
+        self.subscribers[one.id] = msgspec.structs.replace(one, removed_ms=(asked_ms, now_ms()))

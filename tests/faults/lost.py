@@ -42,6 +42,8 @@ class Lost:
         first, second = self._attempts.get(before.post.attempt), self._attempts.get(again.post.attempt)
         if first is None or second is None:
             return None
+        if first is second:
+            return self._sent_twice(first, before)
         if not first.heard_ms:
             return self._unheard(first)
         if first.code not in {0, _CLOSED_BY_US}:
@@ -55,15 +57,18 @@ class Lost:
         if one.dropped_ms:
             broken = self._hindrance(one.pid, "store", one.sent_ms - _REPEATED_FOR_MS, one.dropped_ms)
             return f"let go of: {broken}" if broken else None
-        return "worker killed before it had the answer" if self._end_of(one.pid, one.sent_ms) else None
+        end = self._end_of(one.pid, one.sent_ms)
+        if end is None:
+            return None
+        # By then libcurl would have given it up, had it been asked.
+        overdue_ms = one.sent_ms + self._timeout_ms + _WRITTEN_WITHIN_MS
+        if end.at_ms > overdue_ms and not self._hindrance(one.pid, "", overdue_ms - _WRITTEN_WITHIN_MS, end.at_ms):
+            return None
+        return "worker killed before it had the answer"
 
     def _misheard(self, one: Attempt, before: Heard) -> str | None:
         """libcurl told of a failure, though the receiver had answered."""
-        harms = {
-            harm.how
-            for harm in self._harms.get(before.post.port, ())
-            if one.sent_ms - _EARLY_MS <= harm.at_ms <= one.heard_ms + _EARLY_MS
-        }
+        harms = self._harms_of(one, before)
         if one.code != _TIMED_OUT:
             cut = sorted(harms & {"cut", "garbled", "reset"})
             return f"answer {cut[0]} on its way" if cut else None
@@ -75,6 +80,16 @@ class Lost:
             return f"answer {min(harms)} on its way"
         still = self._hindrance(one.pid, "stood", one.sent_ms, one.heard_ms)
         return f"answer in time, heard after the time-out: {still}" if still else None
+
+    def _sent_twice(self, one: Attempt, before: Heard) -> str | None:
+        """libcurl itself sends again what had a used connection that was closed without a byte of an answer."""
+        return "answer reset on its way, sent again by libcurl" if "reset" in self._harms_of(one, before) else None
+
+    def _harms_of(self, one: Attempt, heard: Heard) -> set[str]:
+        """What the proxy did to the connection that a POST came by, while it was under way."""
+        until_ms = (one.heard_ms or one.dropped_ms or one.sent_ms + self._timeout_ms) + _EARLY_MS
+        harms = self._harms.get(heard.post.port, ())
+        return {harm.how for harm in harms if one.sent_ms - _EARLY_MS <= harm.at_ms <= until_ms}
 
     # The answer was heard.
 

@@ -148,6 +148,7 @@ def _logged(account: str, shard: int, position: tuple[int, int], record: bytes) 
         receipt_time=fields[12],
         observed_ms=fields[14],
         of_provider=fields[9] is not None,
+        data=fields[16],
     )
 
 

@@ -7,12 +7,24 @@ milliseconds of this machine's clock, which is the store's too.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping
 from enum import StrEnum
 
 import msgspec
 
+CHANGE, COMPLETED, OVERDUE = "sms.status.changed", "sms.session.completed", "sms.session.overdue"
+TYPES = (
+    CHANGE,
+    "bridge.test",
+    COMPLETED,
+    OVERDUE,
+    "bridge.subscription.disabled",
+    "bridge.delivery.exhausted",
+    "bridge.backlog.dropped",
+)
+"""Types of events, by the number that a record in the log has."""
 FINAL = frozenset({"delivered", "undelivered", "expired", "failed", "no_receipt"})
 
 Key = tuple[str, str, str]
@@ -20,7 +32,8 @@ Key = tuple[str, str, str]
 
 What = tuple[str, str, str, str, str, int]
 """Account, SessionNo, digits, user id, status, and the ReceiptTime of a provider's final word (else 0): by the
-contract the same change has the same one, and another change another."""
+contract the same change has the same one, and another change another. Of what is no change of a phone's: account, "",
+"", its type, its data (as JSON, sorted), 0."""
 
 
 def digits_of(phone: str) -> str:
@@ -37,6 +50,11 @@ def meaning_of(result: str, code: str) -> str:
     if word in {"发送失败", "fail", "send failed"}:
         return "expired" if code.upper().startswith("EXPIRED") else "undelivered"
     return "failed" if word == "submitfail" else "unknown"
+
+
+def canonical(data: str) -> str:
+    """JSON as one of its many spellings."""
+    return json.dumps(json.loads(data), sort_keys=True)
 
 
 class Word(msgspec.Struct, frozen=True, kw_only=True):
@@ -95,13 +113,18 @@ class Secret(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Subscriber(msgspec.Struct, frozen=True, kw_only=True):
-    """A subscription as the harness made it. ``removed_ms`` is when its removal began and was done."""
+    """A subscription as the harness made it. ``removed_ms`` is when its removal began and was done; ``phone_key`` is
+    what an application that hears hashed phones was given to hash its own with."""
 
     id: str
     account: str
     asked_ms: int
     added_ms: int
+    types: tuple[str, ...] = (CHANGE,)
     statuses: tuple[str, ...] = ()
+    format: str = "standard"
+    phones: str = "full"
+    phone_key: str = ""
     implicit: bool = False
     secrets: tuple[Secret, ...] = ()
     removed_ms: tuple[int, int] | None = None
@@ -163,9 +186,12 @@ class Logged(msgspec.Struct, frozen=True, kw_only=True):
     receipt_time: int
     observed_ms: int
     of_provider: bool
+    data: str = ""
 
     @property
     def what(self) -> What:
+        if self.type:
+            return self.account, "", "", TYPES[self.type], canonical(self.data), 0
         time = self.receipt_time if self.of_provider and self.status in FINAL else 0
         return self.account, self.session_no, digits_of(self.phone), self.user_id, self.status, time
 
