@@ -119,7 +119,9 @@ class Sender(threading.Thread):
         """Enqueue one message; returns once the broker has it."""
         while not self._quit.is_set():
             try:
-                self.app.send_task("bridge.track", [list(items)], queue="bridge.track", retry=False)
+                # Told of its arguments in full: Celery's own ways of abridging them are no protection.
+                shown = repr([list(items)])
+                self.app.send_task("bridge.track", [list(items)], queue="bridge.track", retry=False, argsrepr=shown)
             except (kombu.exceptions.OperationalError, OSError):
                 self.failed += 1
                 time.sleep(0.1)

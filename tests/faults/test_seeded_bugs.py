@@ -35,6 +35,8 @@ def plan_for(bugs: tuple[str, ...]) -> Plan:
         _SMALL,
         bugs=bugs,
         applications=(*_SMALL.applications, *_HEARERS.get(bugs[0], ())),
+        # Amid faults that lose outcomes too: those excuse none but their own.
+        faults=("receivers' replies cut", "store slow", "CLIENT KILL") if "loses_outcomes" in bugs else (),
         neighbours="serves_one_at_a_time" in bugs,
         held_back="loses_its_lane" in bugs,
     )
