@@ -15,6 +15,7 @@ import msgspec
 import requests
 from celery import Celery
 
+from bridge.errors import Unreachable
 from bridge.simulator.sender import send_usms
 from tests.faults.receivers import Application, Receivers, now_ms
 from tests.faults.records import CHANGE, Action, Secret, Subscriber, Tracked
@@ -65,6 +66,8 @@ class Sender(threading.Thread):
         self._count, self._per_s, self._callback = count, per_s, callback
         self.tracked: list[Tracked] = []
         self.failed = 0
+        self.error = ""
+        """What ended it before its time: a run without a sender comes to nothing, and must say why."""
         self.app = Celery(broker=world.broker.url, set_as_current=False)
         self.app.conf.update(broker_transport_options={"socket_timeout": 5, "socket_connect_timeout": 5})
         self.enough = threading.Event()
@@ -77,10 +80,21 @@ class Sender(threading.Thread):
         self.app.close()
 
     def run(self) -> None:
+        try:
+            self._send_until_enough()
+        except Exception as error:
+            self.error = f"the sender died: {error!r}"
+            raise
+
+    def _send_until_enough(self) -> None:
         while len(self.tracked) < _MOST and not self._quit.is_set():
             if len(self.tracked) >= self._count and self.enough.is_set():
                 return
-            self.send()
+            try:
+                self.send()
+            except Unreachable:
+                # As an application would, it sends the next ones when the provider answers again.
+                self.failed += 1
             self._quit.wait(_AT_ONCE / self._per_s)
 
     def send(self) -> None:

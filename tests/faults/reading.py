@@ -51,6 +51,16 @@ class Reader:
                 if value is not None:
                     yield (account, name.decode()[len(prefix) :]), _session(value)
 
+    def lengths(self, broker_url: str) -> dict[str, int]:
+        """How many messages wait in each of the broker's queues."""
+        with redis.Redis.from_url(broker_url, socket_timeout=30) as broker:
+            broker_queues = ("bridge.track", "bridge.control", "bridge.poll", "bridge.deliver")
+            return {name: cast("int", broker.llen(name)) for name in broker_queues}
+
+    def calls(self) -> dict[str, str]:
+        """What keeps the account's calls to the provider, if anything does."""
+        return {name.decode(): value.decode() for name, value in self.redis.hgetall("u:rate:default").items()}
+
     def implicit(self) -> list[str]:
         """Ids of the subscriptions that exist because sessions name their URL."""
         found = {name: cast("Any", msgspec.msgpack.decode(value)) for name, value in self._registry().items()}

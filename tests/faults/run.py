@@ -114,7 +114,7 @@ class Run:
             stuck = ""
         except NotInTime as error:
             # What is known then is what somebody needs who looks for the reason.
-            stuck = str(error)
+            stuck = f"{error}; {self._state()}"
         self._finish_sending()
         self._heal()
         left = self._drain()
@@ -122,7 +122,15 @@ class Run:
             self._stand_beside()
         # Now with applications that are well: what may be left waits for one of them, which was left alone for a while.
         self._heal_applications()
-        return self.records("; ".join(filter(None, [stuck, left and self._drain()])))
+        return self.records("; ".join(filter(None, [self.sender.error, stuck, left and self._drain()])))
+
+    def _state(self) -> str:
+        """Where all stands, for whoever looks for the reason why nothing goes on."""
+        found = self._sessions()
+        queues = self._reader.lengths(self.world.broker.url)
+        settled = sum(bool(one.settled_ms) for one in found.values())
+        sender = f"sent {len(self.sender.tracked)}, {self.sender.failed} times in vain"
+        return f"{sender}; {len(found)} stored, {settled} settled; queued: {queues}; calls: {self._reader.calls()}"
 
     def _make_trouble(self) -> None:
         self._warm_up()

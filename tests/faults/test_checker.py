@@ -285,6 +285,15 @@ def test_what_went_well_is_right_and_comes_once(right: Records) -> None:
 
 
 @pytest.mark.timeout(300)
+def test_every_delivery_is_in_a_journal_and_its_outcome_too(right: Records) -> None:
+    """Else a rule that asks the journal would find nothing, and say nothing."""
+    assert all(post.attempt in right.journal.attempts for post in right.posts)
+    handed_over = {position for call in right.journal.asked for position in call.accepted}
+    assert {event.position for event in right.store.events} <= handed_over
+    assert all(call.reply is not None for call in right.journal.asked)
+
+
+@pytest.mark.timeout(300)
 @pytest.mark.parametrize("alter", ALTERED, ids=lambda alter: alter.__name__)
 def test_what_was_altered_is_named(right: Records, alter: Callable[[Records], Records]) -> None:
     found = {violation.invariant for violation in check(alter(right))}
