@@ -77,13 +77,11 @@ class Run:
     def __init__(self, plan: Plan, family: Family) -> None:
         self.plan = plan
         self.chance = random.Random(plan.seed)
-        self.sentry = SentrySink()
         self.world = World(
-            family,
-            scenario=scenario(plan.seed, plan.words_over_s),
-            settings={"SENTRY_DSN": self.sentry.dsn},
-            own_broker=plan.own_broker,
+            family, scenario=scenario(plan.seed, plan.words_over_s), settings={}, own_broker=plan.own_broker
         )
+        self.sentry = SentrySink()
+        self.world.sentry_dsn = self.sentry.dsn
         self.receivers = Receivers()
         self.operator = Operator(self.world, self.receivers)
         self.audience = Audience(self.operator, plan.seed)

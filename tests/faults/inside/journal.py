@@ -31,16 +31,15 @@ class Journal:
     """The lines of this process. ``clock_ns`` is the machine's clock, whatever this process is told of the time."""
 
     def __init__(self, file: str, clock_ns: Any) -> None:
-        self._file = file
+        # Open all the while: a process that is out of descriptors is to be watched too, and not to fail of that.
+        self._descriptor = os.open(file, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
         self._clock_ns = clock_ns
         self._pid = os.getpid()
         self.numbers = itertools.count(1)
 
     def add(self, what: str, **fields: object) -> None:
         line = json.dumps({"at": self._clock_ns() // 1_000_000, "pid": self._pid, "what": what} | fields)
-        descriptor = os.open(self._file, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
-        os.write(descriptor, line.encode() + b"\n")
-        os.close(descriptor)
+        os.write(self._descriptor, line.encode() + b"\n")
 
     def name(self) -> str:
         """A name that no other attempt has."""
