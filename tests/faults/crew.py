@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from bridge.cli.family import Child
 from tests.faults.receivers import now_ms
-from tests.faults.records import Fault, Kind
+from tests.faults.records import Ended, Fault, Kind
 from tests.faults.world import NotInTime, World, wait_until
 
 _KILLED_WITHIN_S = 10.0
@@ -22,11 +22,14 @@ class Crew:
         self._chance = chance
         self._stops = list(stops)
         self._bugs = list(bugs)
-        self._stop_of: dict[int, str] = {}
+        self._places = world.directory / "deaths"
+        self._places.mkdir()
         self._web: Child | None = None
         self.workers: dict[int, Child] = {}
         self.beats: list[Child] = []
         self.deaths: list[Fault] = []
+        self.ended: list[Ended] = []
+        self._killed: set[int] = set()
 
     def start(self, workers: int, *, web: bool) -> None:
         for slot in range(workers):
@@ -36,20 +39,23 @@ class Crew:
             self._web = self._world.start_web()
 
     def restart(self, slot: int, *, skew_s: int = 0) -> None:
-        """Start a worker in a slot, whose last one has ended."""
+        """Start a worker in a slot, whose last one has ended: as it was told to, where nothing else is known of it."""
+        if slot in self.workers:
+            self._note_end("worker", self.workers[slot], "stopped")
         inside: dict[str, object] = {"bugs": self._bugs, "seed": self._chance.randrange(10**6)}
-        taken = {stop for other, stop in self._stop_of.items() if other != slot}
-        stop = next((one for one in self._stops if one not in taken), "")
-        if stop:
-            inside |= {"stop": stop, "nth": self._chance.randrange(1, 4)}
-        self._stop_of[slot] = stop
+        # Whoever comes there first: one worker polls at a time, and chance says which is next. A point that is one
+        # worker's own may be passed by all others for a long while.
+        inside |= {"stops": {stop: self._chance.randrange(1, 4) for stop in self._stops}, "deaths": str(self._places)}
         self.workers[slot] = self._world.start_worker(inside, skew_s=skew_s)
 
     def kill(self, slot: int, *, restart: bool = True) -> None:
         """``kill -9``."""
         child = self.workers[slot]
+        if child.poll() is None:
+            self._killed.add(child.pid)
         child.kill()
         child.wait(_KILLED_WITHIN_S)
+        self._note_end("worker", child, "killed")
         if restart:
             self.restart(slot)
 
@@ -57,32 +63,42 @@ class Crew:
         """Start again whatever has died by itself, as whoever runs them would: at a stop, or of what was done to it."""
         for slot, child in list(self.workers.items()):
             if child.poll() is not None:
-                self._note_death("worker", child, self._stop_of[slot])
+                self._note_end("worker", child, "by itself")
                 self.restart(slot)
         for place, child in enumerate(self.beats):
             if child.poll() is not None:
-                self._note_death("beat", child, "")
+                self._note_end("beat", child, "by itself")
                 self.beats[place] = self._world.start_beat()
         if self._web is not None and self._web.poll() is not None:
-            self._note_death("web", self._web, "")
+            self._note_end("web", self._web, "by itself")
             self._web = self._world.start_web()
 
-    def _note_death(self, kind: str, child: Child, stop: str) -> None:
-        died_ms = self._died_at(child.pid)
-        if stop and died_ms:
+    def _note_end(self, kind: str, child: Child, how: str) -> None:
+        """Write down a process's end, once; ``how`` as far as is known of who ended it."""
+        if any(one.pid == child.pid for one in self.ended):
+            return
+        died_ms, stop = self._died_at(child.pid)
+        if stop:
+            # Even where it was killed at the same moment: nobody else dies there any more.
+            how = "died"
             self._stops.remove(stop)
-        name = f"died at {stop}" if died_ms else f"a {kind} ended by itself"
+        elif how == "killed" and child.pid not in self._killed:
+            how = "by itself"
         at_ms = died_ms or now_ms()
-        detail = "" if died_ms else f"exit code {child.poll()}: {child.last_lines()}"
-        self.deaths.append(Fault(name=name, kind=Kind.LOSES_OUTCOMES, at_ms=at_ms, until_ms=at_ms, detail=detail))
+        if how in {"died", "by itself"}:
+            name = f"died at {stop}" if stop else f"a {kind} ended by itself"
+            self.deaths.append(Fault(name=name, kind=Kind.LOSES_OUTCOMES, at_ms=at_ms, until_ms=at_ms))
+        self.ended.append(
+            Ended(pid=child.pid, kind=kind, at_ms=at_ms, how=how, code=child.poll() or 0, last_lines=child.last_lines())
+        )
 
-    def _died_at(self, pid: int) -> int:
-        """When the process noted that it stopped, 0 if it did not."""
-        for line in self._world.read_notes():
-            at_ms, its_pid, what = line.split(" ", 2)
-            if int(its_pid) == pid and what.startswith("stop "):
-                return int(at_ms)
-        return 0
+    def _died_at(self, pid: int) -> tuple[int, str]:
+        """When and at which point a process killed itself; 0 and "" if it did not."""
+        for place in self._places.iterdir():
+            its_pid, at_ms = str(place.readlink()).split()
+            if int(its_pid) == pid:
+                return int(at_ms), place.name
+        return 0, ""
 
     def busy_worker(self, chance: random.Random, patience_s: float = 150.0) -> int:
         """A worker that has begun to poll or to deliver: one that still starts has nothing to lose."""

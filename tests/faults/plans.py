@@ -41,7 +41,10 @@ SCENARIOS: Mapping[str, Plan] = {
     ),
     "an operator is at work": Plan(
         seed=14,
-        applications=("well", "moody", "batches", "failures", "by session", "removed"),
+        applications=(
+            *("well", "moody", "batches", "failures", "by session", "removed"),
+            *("pushed", "masked", "hashed", "sessions"),
+        ),
         faults=(
             "secret rotated",
             "phone erased",
@@ -81,5 +84,8 @@ def by_chance(seed: int, *, faults: int = 12, sessions: int = 150) -> Plan:
         own_broker=own_broker,
         faults=tuple(chance.choices(names, k=faults)),
         stops=tuple(chance.sample(ALL_STOPS, chance.choice([0, 0, 2]))),
-        applications=("well", "moody", "batches", "failures", "by session", "forbidden", "removed"),
+        applications=(
+            *("well", "moody", "batches", "failures", "by session", "forbidden", "removed"),
+            *("pushed", "masked", "hashed", "sessions"),
+        ),
     )

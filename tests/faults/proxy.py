@@ -8,8 +8,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
+import time
 from collections.abc import Coroutine
 from typing import Any, TypeVar
+
+from tests.faults.records import Harm
 
 T = TypeVar("T")
 
@@ -34,6 +37,14 @@ class Link:
         self.stalled = False
         self.refusing = False
         self.open: set[asyncio.WriteTransport] = set()
+        self.harms: list[Harm] = []
+
+    def harm(self, onward: asyncio.WriteTransport, how: str) -> None:
+        """Note what is done to a connection: whoever is at its other end knows it by the port that it comes from."""
+        name = onward.get_extra_info("sockname")
+        if name is not None:
+            at_ms = time.time_ns() // 1_000_000
+            self.harms.append(Harm(link=self.name, port=name[1], at_ms=at_ms, how=how))
 
     def heal(self) -> None:
         """Let everything through again."""
@@ -88,6 +99,7 @@ class Proxy:
     async def _abort(self, link: Link) -> int:
         count = len(link.open)
         for transport in list(link.open):
+            link.harm(transport, "reset")
             transport.abort()
         return count
 
@@ -116,8 +128,8 @@ async def _pass(link: Link, reader: asyncio.StreamReader, writer: asyncio.Stream
     link.open |= transports
     try:
         both = [
-            asyncio.ensure_future(_pump(link, reader, onward, replies=False)),
-            asyncio.ensure_future(_pump(link, upstream, writer, replies=True)),
+            asyncio.ensure_future(_pump(link, reader, onward, onward, replies=False)),
+            asyncio.ensure_future(_pump(link, upstream, writer, onward, replies=True)),
         ]
         await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
         for pump in both:
@@ -129,21 +141,33 @@ async def _pass(link: Link, reader: asyncio.StreamReader, writer: asyncio.Stream
             transport.close()
 
 
-async def _pump(link: Link, source: asyncio.StreamReader, sink: asyncio.StreamWriter, *, replies: bool) -> None:
+async def _pump(
+    link: Link,
+    source: asyncio.StreamReader,
+    sink: asyncio.StreamWriter,
+    onward: asyncio.StreamWriter,
+    *,
+    replies: bool,
+) -> None:
     with contextlib.suppress(OSError):
         while data := await source.read(65536):
+            if link.stalled:
+                link.harm(onward.transport, "stalled")
             while link.stalled:  # noqa: ASYNC110 - set from other threads, which may not touch an asyncio.Event
                 await asyncio.sleep(0.01)
             if replies and link.delay_s:
+                link.harm(onward.transport, "delayed")
                 await asyncio.sleep(link.delay_s)
             if replies and link.cut_next > 0:
                 link.cut_next -= 1
+                link.harm(onward.transport, "cut")
                 sink.write(data[: len(data) // 2])
                 with contextlib.suppress(OSError):
                     await sink.drain()
                 return
             if replies and link.garble_next > 0:
                 link.garble_next -= 1
+                link.harm(onward.transport, "garbled")
                 sink.write(_JUNK)
                 with contextlib.suppress(OSError):
                     await sink.drain()

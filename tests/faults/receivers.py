@@ -35,6 +35,8 @@ MOODY: Mapping[str, float] = {
     "interim": 0.02,
 }
 """What an application does: seldom ten failures in a row, at which it would be left alone for half a minute."""
+PUSHED: Mapping[str, float] = {"acknowledge": 0.6, "ok": 0.1, "says no": 0.15, "status 500": 0.05, "lost answer": 0.1}
+"""A receiver of the provider's own pushes: under status 200 it says in the body whether it took them."""
 HANGING: Mapping[str, float] = {"hang": 1.0}
 
 _Answer = tuple[int, *tuple[tuple[str, str], ...]]
@@ -254,6 +256,8 @@ class _Handler(BaseHTTPRequestHandler):
                 mood=mood,
                 status=status,
                 accepted=whole and 200 <= status < 300,
+                attempt=headers.get("x-attempt", ""),
+                port=self.client_address[1],
             )
         )
 
@@ -283,6 +287,11 @@ class _Handler(BaseHTTPRequestHandler):
                 self._write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % _ENDLESS + b"x" * 8192)
                 self.close_connection = True
                 return 200, True
+            case "acknowledge":
+                return self._send(200, body=b'{"code":0}')
+            case "says no":
+                self._send(200, body=b'{"code":1,"message":"not now"}')
+                return 200, False
             case "interim":
                 self._write(b"HTTP/1.1 102 Processing\r\n\r\n" * 3)
                 return self._send(204)
@@ -297,12 +306,12 @@ class _Handler(BaseHTTPRequestHandler):
             if application.healed.wait(0.1):
                 return
 
-    def _send(self, status: int, headers: Sequence[tuple[str, str]] = ()) -> tuple[int, bool]:
+    def _send(self, status: int, headers: Sequence[tuple[str, str]] = (), body: bytes = b"") -> tuple[int, bool]:
         lines = [f"HTTP/1.1 {status} Simulated"]
         lines += [f"{name}: {value}" for name, value in headers]
         if status != 204:
-            lines.append("Content-Length: 0")
-        self._write("\r\n".join([*lines, "", ""]).encode())
+            lines.append(f"Content-Length: {len(body)}")
+        self._write("\r\n".join([*lines, "", ""]).encode() + body)
         return status, True
 
     def _write(self, data: bytes) -> None:
@@ -311,12 +320,14 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 def members_of(post: Post) -> Iterator[Mapping[str, object]]:
-    """The events that a POST carries: itself, or its batch's. A body that is none of ours carries none."""
+    """The events that a POST carries: itself, its batch's, or a push's receipts. Any other body carries none."""
     try:
         event = json.loads(post.body)
     except ValueError:
         return
     if isinstance(event, dict) and event.get("type") == "bridge.batch":
         yield from event["data"]
+    elif isinstance(event, dict) and event.get("MsgType") == 2:
+        yield from event["Data"]
     elif isinstance(event, dict):
         yield event

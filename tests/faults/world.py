@@ -130,6 +130,7 @@ class World:
         self.logs = self.directory / "logs"
         self.logs.mkdir()
         self.notes = self.directory / "notes"
+        self.journal = self.directory / "journal"
         self.proxy = Proxy()
         self.store = Server(family, "store", durable=True)
         self.broker = Server(family, "broker", durable=False) if own_broker else self.store
@@ -139,6 +140,8 @@ class World:
         self.keys = (secrets.token_hex(16), secrets.token_hex(16))
         self.secret_key = base64.b64encode(secrets.token_bytes(32)).decode()
         self.provider_url = ""
+        self.sentry_dsn = ""
+        """Where long-lived processes report to, before the start; not the many commands, which would take longer."""
         self.environment: dict[str, str] = {}
         self.direct: dict[str, str] = {}
         self._count = 0
@@ -172,6 +175,7 @@ class World:
             "BRIDGE_REDIS_URL": self.store.url_at(store.port),
             "BRIDGE_BROKER_URL": self.broker.url_at(broker.port),
             "BRIDGE_PROVIDER_URL": f"http://127.0.0.1:{provider.port}/",
+            "SENTRY_DSN": self.sentry_dsn,
         }
         wait_until("the simulator answers", lambda: self._provider_answers(simulator))
 
@@ -201,7 +205,13 @@ class World:
         """Start a worker. ``inside`` is what is to happen in it (``inside/sitecustomize.py``); ``skew_s`` sets its
         wall clock off by as much."""
         changes: dict[str, str] = {}
-        told = {"root": str(ROOT), "notes": str(self.notes), "visibility_s": 10, "skew_s": skew_s} | dict(inside or {})
+        told = {
+            "root": str(ROOT),
+            "notes": str(self.notes),
+            "journal": str(self.journal),
+            "visibility_s": 10,
+            "skew_s": skew_s,
+        } | dict(inside or {})
         changes["FAULTS_INSIDE"] = json.dumps(told)
         changes["PYTHONPATH"] = str(Path(__file__).with_name("inside"))
         return self._tasks("worker", ["--concurrency", "8"], self.environment | changes)
@@ -244,6 +254,10 @@ class World:
     def read_notes(self) -> list[str]:
         """What workers noted from within (``inside/sitecustomize.py``)."""
         return self.notes.read_text().splitlines() if self.notes.exists() else []
+
+    def read_journal(self) -> list[str]:
+        """What workers wrote down of their work (``inside/journal.py``)."""
+        return self.journal.read_text().splitlines() if self.journal.exists() else []
 
     def web_answers(self) -> tuple[str, ...]:
         """What the web process says to whoever asks, of errors too."""
