@@ -13,10 +13,10 @@ import time
 from pathlib import Path
 
 from tests.faults.checker import check
-from tests.faults.plans import by_chance
+from tests.faults.plans import Plan, by_chance
 from tests.faults.records import Violation
 from tests.faults.report import Report, keep
-from tests.faults.run import Plan, play
+from tests.faults.run import play
 
 
 def main() -> int:

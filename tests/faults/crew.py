@@ -27,6 +27,8 @@ class Crew:
         self.workers: dict[int, Child] = {}
         self.beats: list[Child] = []
         self.deaths: list[Fault] = []
+        self.kills = 0
+        """How many of these processes ended by SIGKILL, the harness's or their own at a stop."""
 
     def start(self, workers: int, *, web: bool) -> None:
         for slot in range(workers):
@@ -47,11 +49,36 @@ class Crew:
 
     def kill(self, slot: int, *, restart: bool = True) -> None:
         """``kill -9``."""
-        child = self.workers[slot]
-        child.kill()
-        child.wait(_KILLED_WITHIN_S)
+        self._kill(self.workers[slot])
         if restart:
             self.restart(slot)
+
+    def kill_beat(self) -> None:
+        """``kill -9`` of the first beat; ``look_after`` is not told that it died, whoever kills it starts another."""
+        self._kill(self.beats[0])
+
+    def kill_all(self) -> int:
+        """``kill -9`` of everything at once. Returns how many processes that were; ``start_all`` starts them again."""
+        children = [*self.workers.values(), *self.beats, *([self._web] if self._web else [])]
+        for child in children:
+            child.kill()
+        for child in children:
+            child.wait(_KILLED_WITHIN_S)
+        self.kills += len(children)
+        return len(children)
+
+    def start_all(self) -> None:
+        """Start again what ``kill_all`` killed."""
+        for slot in sorted(self.workers):
+            self.restart(slot)
+        self.beats = [self._world.start_beat() for _ in self.beats]
+        if self._web is not None:
+            self._web = self._world.start_web()
+
+    def _kill(self, child: Child) -> None:
+        child.kill()
+        child.wait(_KILLED_WITHIN_S)
+        self.kills += 1
 
     def look_after(self) -> None:
         """Start again whatever has died by itself, as whoever runs them would: at a stop, or of what was done to it."""
@@ -71,6 +98,7 @@ class Crew:
         died_ms = self._died_at(child.pid)
         if stop and died_ms:
             self._stops.remove(stop)
+            self.kills += 1
         name = f"died at {stop}" if died_ms else f"a {kind} ended by itself"
         at_ms = died_ms or now_ms()
         detail = "" if died_ms else f"exit code {child.poll()}: {child.last_lines()}"

@@ -5,9 +5,51 @@ from __future__ import annotations
 import random
 from collections.abc import Mapping
 
+import msgspec
+
 from tests.faults.mischief import CATALOGUE
-from tests.faults.run import STOPS, Plan
 from tests.faults.world import KEEPS_WHAT_IT_TAKES
+
+STOPS = (
+    "claim_sessions:after",
+    "provider:before",
+    "provider:after",
+    "commit:before",
+    "commit:after",
+    "claim_lanes:after",
+    "post:before",
+    "post:after",
+    "settle_lanes:before",
+    "settle_lanes:after",
+)
+"""Where a worker can be made to die; before and after what, ``inside/sitecustomize.py`` says."""
+
+
+class Plan(msgspec.Struct, frozen=True, kw_only=True):
+    """What a run is to be. ``faults`` are names of ``mischief.CATALOGUE``, one after another, ``pause_s`` between.
+
+    ``sessions`` is how many SMS there are at least, ``per_s`` how many a second. ``stops``: one worker dies at each of
+    these points, one after another. ``bugs`` are mistakes to make in every worker, and ``applications`` of which kinds
+    there is one (``_subscribe``). ``neighbours``: at the end, receivers that hang stand beside a well one.
+    ``held_back``: the subscription of the well one is paused until all is known, and then hears it all at once.
+    """
+
+    seed: int = 1
+    sessions: int = 40
+    per_s: float = 8.0
+    words_over_s: float = 4.0
+    workers: int = 2
+    own_broker: bool = False
+    faults: tuple[str, ...] = ()
+    pause_s: float = 0.5
+    stops: tuple[str, ...] = ()
+    bugs: tuple[str, ...] = ()
+    applications: tuple[str, ...] = ("well", "moody", "batches", "failures", "by session", "secure", "forbidden")
+    web: bool = True
+    neighbours: bool = False
+    held_back: bool = False
+    patience_s: float = 150.0
+
 
 ALL_STOPS = (*STOPS, *(("take_message:before", "take_message:after") if KEEPS_WHAT_IT_TAKES else ()))
 

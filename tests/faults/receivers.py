@@ -5,6 +5,7 @@ writes down what came and what it answered. They hang, drip, reset, refuse, redi
 from __future__ import annotations
 
 import contextlib
+import gzip
 import json
 import random
 import socket
@@ -33,6 +34,8 @@ MOODY: Mapping[str, float] = {
     "endless": 0.02,
     "lost answer": 0.02,
     "interim": 0.02,
+    "flood": 0.01,
+    "bomb": 0.02,
 }
 """What an application does: seldom ten failures in a row, at which it would be left alone for half a minute."""
 HANGING: Mapping[str, float] = {"hang": 1.0}
@@ -47,6 +50,8 @@ _STATUSES: Mapping[str, _Answer] = {
     "abort": (500, ("webhook-delivery", "abort")),
     "redirect": (307,),
 }
+_BOMB = gzip.compress(bytes(50_000_000))
+"""50 MB in 49 kB. The bridge asks for no coding, undoes none, and reads no more of it than of any answer."""
 _ENDLESS = 200_000
 """Bytes of an answer that should not be read: the bridge reads 4 kB of it, and takes the 2xx."""
 
@@ -136,6 +141,8 @@ class Receivers:
     def __init__(self) -> None:
         self._applications: dict[str, Application] = {}
         self._server = _Server(("127.0.0.1", 0), _handler_of(self._applications))
+        self.host = "127.0.0.1"
+        """What proxied URLs call it."""
         self.refused: list[str] = []
         self._canaries = [_Canary(family, host, self.refused) for family, host in _CANARIES]
         threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
@@ -152,12 +159,12 @@ class Receivers:
     def canary_urls(self) -> list[str]:
         return [canary.url for canary in self._canaries]
 
-    def add(self, application: Application, port: int | None = None) -> str:
+    def add(self, application: Application, port: int | None = None, scheme: str = "http") -> str:
         """Serve an application; its URL, at ``port`` where it is reached by a proxy."""
         path = f"/{application.name}"
         self._applications[path] = application
         application.redirect_to = self._canaries[0].url
-        application.url = f"http://127.0.0.1:{port or self.port}{path}"
+        application.url = f"{scheme}://{self.host if port else '127.0.0.1'}:{port or self.port}{path}"
         return application.url
 
     def close(self) -> None:
@@ -283,6 +290,14 @@ class _Handler(BaseHTTPRequestHandler):
                 self._write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % _ENDLESS + b"x" * 8192)
                 self.close_connection = True
                 return 200, True
+            case "bomb":
+                head = f"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: {len(_BOMB)}\r\n\r\n"
+                self._write(head.encode() + _BOMB)
+                self.close_connection = True
+                return 200, True
+            case "flood":
+                while not application.healed.is_set():
+                    self._write(b"HTTP/1.1 102 Processing\r\n\r\n" * 100)
             case "interim":
                 self._write(b"HTTP/1.1 102 Processing\r\n\r\n" * 3)
                 return self._send(204)

@@ -44,7 +44,7 @@ class Report:
             self.faults[fault.name] += 1
             if fault.recovered_ms:
                 self.recovery_ms[fault.name].append(fault.recovered_ms - fault.until_ms)
-        self.sums["workers killed"] += sum("kill" in one.name or "died" in one.name for one in records.faults)
+        self.sums["processes killed with kill -9"] += records.kills
         for name, group in evidence.heard.items():
             for before, again in repeats(group):
                 self.causes[cause_of(evidence, name, before, again) or "none: see the violations"] += 1

@@ -20,54 +20,15 @@ from tests.faults import mischief
 from tests.faults.crew import Crew
 from tests.faults.crowd import Operator, Sender, scenario
 from tests.faults.gathering import answers, lags, recovered
+from tests.faults.names import RECEIVERS
+from tests.faults.plans import Plan
 from tests.faults.reading import Reader
 from tests.faults.receivers import HANGING, MOODY, Application, Receivers, now_ms
 from tests.faults.records import Fault, Kind, Records, Secret, Subscriber
 from tests.faults.world import KEEPS_WHAT_IT_TAKES, SHARDS, NotInTime, World, wait_until
 
-STOPS = (
-    "claim_sessions:after",
-    "provider:before",
-    "provider:after",
-    "commit:before",
-    "commit:after",
-    "claim_lanes:after",
-    "post:before",
-    "post:after",
-    "settle_lanes:before",
-    "settle_lanes:after",
-)
-"""Where a worker can be made to die; before and after what, ``inside/sitecustomize.py`` says."""
-
-
 _LOST_AFTER_S = 20.0
 """Longer than the broker's lease of 10 s: what is not stored by then will not come."""
-
-
-class Plan(msgspec.Struct, frozen=True, kw_only=True):
-    """What a run is to be. ``faults`` are names of ``mischief.CATALOGUE``, one after another, ``pause_s`` between.
-
-    ``sessions`` is how many SMS there are at least, ``per_s`` how many a second. ``stops``: one worker dies at each of
-    these points, one after another. ``bugs`` are mistakes to make in every worker, and ``applications`` of which kinds
-    there is one (``_subscribe``). ``neighbours``: at the end, receivers that hang stand beside a well one.
-    ``held_back``: the subscription of the well one is paused until all is known, and then hears it all at once.
-    """
-
-    seed: int = 1
-    sessions: int = 40
-    per_s: float = 8.0
-    words_over_s: float = 4.0
-    workers: int = 2
-    own_broker: bool = False
-    faults: tuple[str, ...] = ()
-    pause_s: float = 0.5
-    stops: tuple[str, ...] = ()
-    bugs: tuple[str, ...] = ()
-    applications: tuple[str, ...] = ("well", "moody", "batches", "failures", "by session", "forbidden")
-    web: bool = True
-    neighbours: bool = False
-    held_back: bool = False
-    patience_s: float = 150.0
 
 
 class Run:
@@ -181,6 +142,8 @@ class Run:
         self.world.start()
         self._reader = Reader(self.world.store.url, SHARDS)
         link = self.world.proxy.link("receivers", "127.0.0.1", self.receivers.port)
+        self.world.proxy.link("receivers by TLS", "127.0.0.1", self.receivers.port, self.world.identities.contexts)
+        self.receivers.host = self.world.names.of(RECEIVERS)
         with ThreadPoolExecutor(4) as pool:
             list(pool.map(lambda kind: self._subscribe(kind, link.port), self.plan.applications))
         callback = self._by_session.url if self._by_session else ""
@@ -202,6 +165,9 @@ class Run:
             case "batches":
                 application = Application("batches", chance, MOODY)
                 self.operator.subscribe(application, "--max-batch", "20", through=port)
+            case "secure":
+                secure = self.world.proxy.links["receivers by TLS"]
+                self.operator.subscribe(Application("secure", chance, MOODY), through=secure.port, scheme="https")
             case "failures":
                 self.operator.subscribe(Application("failures", chance), "--statuses", "undelivered,expired,failed")
             case "removed":
@@ -225,6 +191,11 @@ class Run:
         at_ms = now_ms()
         detail = act(self, self.chance)
         self.faults.append(Fault(name=name, kind=kind, at_ms=at_ms, until_ms=now_ms(), detail=detail))
+
+    @property
+    def kills(self) -> int:
+        """How many processes ended by ``kill -9``."""
+        return self.crew.kills + self.world.store.kills
 
     def any_application(self, chance: random.Random) -> Application:
         """One that is subscribed and stays so."""
@@ -373,6 +344,7 @@ class Run:
             secrets_said=self._secrets_said(subscribers),
             refused_connections=tuple(self.receivers.refused),
             lags_ms=self._lags,
+            kills=self.kills,
             not_drained=not_drained,
         )
 

@@ -9,8 +9,9 @@ import pytest
 
 from tests.faults.checker import check, repeats
 from tests.faults.evidence import Evidence
+from tests.faults.plans import Plan
 from tests.faults.records import Post, Queue, Records
-from tests.faults.run import Plan, play
+from tests.faults.run import play
 
 replace = msgspec.structs.replace
 

@@ -6,6 +6,7 @@ import base64
 import contextlib
 import json
 import os
+import resource
 import secrets
 import signal
 import socket
@@ -13,6 +14,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -23,6 +25,8 @@ import requests
 from bridge.cli.family import Child, Family
 from bridge.cli.house import clean_environment
 from bridge.store.server import EmbeddedServer
+from tests.faults.identities import Identities
+from tests.faults.names import PROVIDER, RECEIVERS, Names
 from tests.faults.proxy import Proxy
 
 ROOT = Path(__file__).parents[2]
@@ -60,6 +64,7 @@ class Server:
         self._port, self._password = free_port(), secrets.token_urlsafe(12)
         self._server = self._made()
         self._sizes: list[tuple[float, str, int]] = []
+        self.kills = 0
 
     def _made(self) -> EmbeddedServer:
         return EmbeddedServer(
@@ -67,8 +72,13 @@ class Server:
             durable=self._durable,
             port=self._port,
             password=self._password,
-            spawn=self._family.start,
+            spawn=self._spawn,
         )
+
+    def _spawn(self, name: str, argv: Sequence[str], *, log_file: Path | None, pass_fds: Sequence[int]) -> Child:
+        # A limit on the size of files then fails a write, as a full disk does, in place of killing the server.
+        ignoring = ["env", "--ignore-signal=XFSZ", *argv]
+        return self._family.start(name, ignoring, log_file=log_file, pass_fds=pass_fds)
 
     def start(self) -> None:
         self._server.start()
@@ -102,10 +112,22 @@ class Server:
             self._sizes.append((time.monotonic(), newest.name, newest.stat().st_size))
             del self._sizes[:-600]
 
+    @contextmanager
+    def full_disk(self) -> Iterator[None]:
+        """No file of the server's grows: what it writes to its append-only file fails."""
+        newest = max(self._directory.glob("appendonlydir/*.incr.aof"), key=lambda path: path.name)
+        before = resource.prlimit(self.pid, resource.RLIMIT_FSIZE)
+        resource.prlimit(self.pid, resource.RLIMIT_FSIZE, (newest.stat().st_size, before[1]))
+        try:
+            yield
+        finally:
+            resource.prlimit(self.pid, resource.RLIMIT_FSIZE, before)
+
     def crash(self, *, lose_s: float = 0.0) -> None:
         """``kill -9``; and of the append-only file, what was written in the last ``lose_s`` seconds."""
         self.note_size()
         os.kill(self._server.pid, signal.SIGKILL)
+        self.kills += 1
         at = time.monotonic()
         self._server.stop()
         kept = [(name, size) for moment, name, size in self._sizes if moment <= at - lose_s]
@@ -123,13 +145,20 @@ class World:
     """All processes of one run. ``settings`` are BRIDGE_* beside ``SETTINGS``."""
 
     def __init__(
-        self, family: Family, *, scenario: Mapping[str, object], settings: Mapping[str, str], own_broker: bool = False
+        self,
+        family: Family,
+        *,
+        scenario: Mapping[str, object],
+        settings: Mapping[str, str],
+        own_broker: bool = False,
     ) -> None:
         self.family = family
         self.directory = family.temporary_directory("world")
         self.logs = self.directory / "logs"
         self.logs.mkdir()
         self.notes = self.directory / "notes"
+        self.names = Names(self.directory)
+        self.identities = Identities(self.directory, (PROVIDER, RECEIVERS, "127.0.0.1"))
         self.proxy = Proxy()
         self.store = Server(family, "store", durable=True)
         self.broker = Server(family, "broker", durable=False) if own_broker else self.store
@@ -155,7 +184,7 @@ class World:
             self.broker.start()
         store = self.proxy.link("store", "127.0.0.1", self.store.port)
         broker = self.proxy.link("broker", "127.0.0.1", self.broker.port)
-        provider = self.proxy.link("provider", "127.0.0.1", port)
+        provider = self.proxy.link("provider", "127.0.0.1", port, self.identities.contexts)
         self.direct = clean_environment(
             dict(SETTINGS)
             | keys
@@ -165,13 +194,14 @@ class World:
                 "BRIDGE_PROVIDER_URL": self.provider_url,
                 "BRIDGE_SECRET_KEYS": self.secret_key,
                 "BRIDGE_DATA_DIR": str(self.directory),
+                "BRIDGE_CALLBACK_CA_FILE": str(self.identities.authorities),
             }
             | self._settings
         )
         self.environment = self.direct | {
             "BRIDGE_REDIS_URL": self.store.url_at(store.port),
             "BRIDGE_BROKER_URL": self.broker.url_at(broker.port),
-            "BRIDGE_PROVIDER_URL": f"http://127.0.0.1:{provider.port}/",
+            "BRIDGE_PROVIDER_URL": f"https://{self.names.of(PROVIDER)}:{provider.port}/",
         }
         wait_until("the simulator answers", lambda: self._provider_answers(simulator))
 
@@ -201,7 +231,8 @@ class World:
         """Start a worker. ``inside`` is what is to happen in it (``inside/sitecustomize.py``); ``skew_s`` sets its
         wall clock off by as much."""
         changes: dict[str, str] = {}
-        told = {"root": str(ROOT), "notes": str(self.notes), "visibility_s": 10, "skew_s": skew_s} | dict(inside or {})
+        told = {"root": str(ROOT), "notes": str(self.notes), "visibility_s": 10, "skew_s": skew_s}
+        told |= {"authorities": str(self.identities.authorities)} | dict(inside or {})
         changes["FAULTS_INSIDE"] = json.dumps(told)
         changes["PYTHONPATH"] = str(Path(__file__).with_name("inside"))
         return self._tasks("worker", ["--concurrency", "8"], self.environment | changes)
@@ -221,7 +252,8 @@ class World:
     def _start(self, name: str, argv: Sequence[str], environment: Mapping[str, str]) -> Child:
         self._count += 1
         log_file = self.logs / f"{self._count:03d}-{name}.log"
-        child = self.family.start(name, [sys.executable, "-P", *argv], env=environment, log_file=log_file)
+        whole = self.names.within([sys.executable, "-P", *argv])
+        child = self.family.start(name, whole, env=environment, log_file=log_file)
         child.wanted = False  # the harness looks after it: its end is no reason to end the family
         return child
 
@@ -229,7 +261,7 @@ class World:
         """Run a ``bridge`` command to its end, past the proxies. Returns what it printed; raises CommandFailed."""
         with (self.logs / "commands.log").open("ab") as log:
             done = subprocess.run(
-                [sys.executable, "-P", "-m", "bridge.cli.main", *argv],
+                self.names.within([sys.executable, "-P", "-m", "bridge.cli.main", *argv]),
                 env=dict(environment or self.direct),
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
