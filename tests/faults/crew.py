@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from bridge.cli.family import Child
 from tests.faults.receivers import now_ms
 from tests.faults.records import Fault, Kind
-from tests.faults.world import NotInTime, World, wait_until
+from tests.faults.waiting import NotInTime, wait_until
+from tests.faults.world import World
 
 _KILLED_WITHIN_S = 10.0
 

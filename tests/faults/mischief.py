@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import redis
 
-from tests.faults import outages
+from tests.faults import failovers, outages
 from tests.faults.outages import Mischief
 from tests.faults.records import Kind
 
@@ -215,17 +215,17 @@ def fill_store(run: Run, _chance: random.Random) -> str:
 
 
 def restart_store(run: Run, chance: random.Random) -> str:
-    run.world.store.crash()
+    run.world.server.crash()
     time.sleep(chance.uniform(0, 1))
-    run.world.store.revive()
+    run.world.server.revive()
     return ""
 
 
 def roll_store_back(run: Run, _chance: random.Random) -> str:
     """The machine that the store runs on loses power: with it goes the last second."""
     run.settle_steering()
-    run.world.store.crash(lose_s=1.0)
-    run.world.store.revive()
+    run.world.server.crash(lose_s=1.0)
+    run.world.server.revive()
     return ""
 
 
@@ -330,7 +330,7 @@ def erase_phone(run: Run, chance: random.Random) -> str:
 
 def _store(run: Run) -> Any:
     """A connection past the proxy. (``Any``: redis-py types its replies as awaitable or not.)"""
-    return redis.Redis.from_url(run.world.store.url, socket_timeout=30)
+    return redis.Redis.from_url(run.world.server.url, socket_timeout=30)
 
 
 _H, _L, _R = Kind.HARMLESS, Kind.LOSES_OUTCOMES, Kind.ROLLS_BACK
@@ -369,5 +369,16 @@ CATALOGUE: Mapping[str, tuple[Mischief, Kind]] = {
     "subscription removed": (remove_subscription, _H),
     "phone erased": (erase_phone, _H),
     **outages.FAULTS,
+    **failovers.OF_SENTINEL,
+    **failovers.OF_CLUSTER,
 }
 """Every fault by its name, with what it may do to what is under way."""
+
+ONE_SERVERS = frozenset(
+    {
+        *("store slow", "store's replies cut", "store's replies garbled", "store stalled", "store restarted"),
+        *("CLIENT KILL", "SCRIPT FLUSH", "CLIENT PAUSE", "maxmemory reached", "store loses its last second"),
+        *("store's disk full", "kill -9 of everything"),
+    }
+)
+"""Faults of a store that is one server."""

@@ -11,14 +11,12 @@ import resource
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING, Any
-
-import redis
+from typing import TYPE_CHECKING
 
 from tests.faults import names
 from tests.faults.identities import ANOTHERS, EXPIRED
 from tests.faults.records import Kind
-from tests.faults.world import wait_until
+from tests.faults.waiting import wait_until
 
 if TYPE_CHECKING:
     from tests.faults.run import Run
@@ -33,22 +31,20 @@ def everything_killed(run: Run, _chance: random.Random) -> str:
     """``kill -9`` of all that runs, the store too: a machine that stops at once."""
     before = run.kills
     run.crew.kill_all()
-    run.world.store.crash()
-    run.world.store.revive()
+    run.world.server.crash()
+    run.world.server.revive()
     run.crew.start_all()
     return f"{run.kills - before} processes"
 
 
 def full_disk_of_store(run: Run, _chance: random.Random) -> str:
     """The append-only file cannot grow: the server refuses each write, until it can."""
-    # Any: redis-py types its replies as awaitable or not.
-    server: Any = redis.Redis.from_url(run.world.store.url, socket_timeout=30)
-    with server:
+    with run.world.server.client() as server:
 
         def status() -> str:
             return str(server.info("persistence")["aof_last_write_status"])
 
-        with run.world.store.full_disk():
+        with run.world.server.full_disk():
             wait_until("a write has failed", lambda: status() != "ok")
             time.sleep(2)
         wait_until("writes succeed again", lambda: status() == "ok")

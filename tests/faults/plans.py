@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import msgspec
 
-from tests.faults.mischief import CATALOGUE
+from tests.faults.failovers import OF_CLUSTER, OF_SENTINEL
+from tests.faults.mischief import CATALOGUE, ONE_SERVERS
+from tests.faults.outages import impossible
 from tests.faults.world import KEEPS_WHAT_IT_TAKES
 
 STOPS = (
@@ -30,7 +32,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
 
     ``sessions`` is how many SMS there are at least, ``per_s`` how many a second. ``stops``: one worker dies at each of
     these points, one after another. ``bugs`` are mistakes to make in every worker, and ``applications`` of which kinds
-    there is one (``_subscribe``). ``neighbours``: at the end, receivers that hang stand beside a well one.
+    there is one (``Run._subscribe``). ``neighbours``: at the end, receivers that hang stand beside a well one.
     ``held_back``: the subscription of the well one is paused until all is known, and then hears it all at once.
     """
 
@@ -40,6 +42,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     words_over_s: float = 4.0
     workers: int = 2
     own_broker: bool = False
+    store: str = "one"
     faults: tuple[str, ...] = ()
     pause_s: float = 0.5
     stops: tuple[str, ...] = ()
@@ -99,29 +102,71 @@ SCENARIOS: Mapping[str, Plan] = {
 """What is played each time."""
 
 
-def possible() -> set[str]:
-    """The faults that the bridge's present channel can survive."""
-    names = set(CATALOGUE)
+STORES = ("one", "one", "sentinel", "one", "cluster")
+"""What the runs of a soak work on, in turns."""
+
+KILLS = (
+    "kill -9 of a worker",
+    "kill -9 of all workers",
+    "kill -9 of beat",
+    "kill -9 of everything",
+    "kill -9 of everything",
+    "store restarted",
+    *(name for name in (*OF_SENTINEL, *OF_CLUSTER) if name.startswith("kill -9")),
+)
+"""What is made between other faults, where the store allows it."""
+_KILLED_BETWEEN = 0.7
+
+
+def possible(store: str = "one") -> list[str]:
+    """The faults that this machine, a kind of store, and the bridge's present channel allow."""
+    names = set(CATALOGUE) - set(impossible())
+    if store != "sentinel":
+        names -= set(OF_SENTINEL)
+    if store != "cluster":
+        names -= set(OF_CLUSTER)
+    if store != "one":
+        names -= ONE_SERVERS
     if not KEEPS_WHAT_IT_TAKES:
         names -= {"malformed messages", "broker's replies cut"}
-    return names
+    return sorted(names)
 
 
-def by_chance(seed: int, *, faults: int = 12, sessions: int = 150) -> Plan:
-    """What a seed stands for."""
+def by_chance(seed: int, *, faults: int = 12, sessions: int = 150, store: str | None = None) -> Plan:
+    """What a seed stands for: so many faults, and kills between them. ``store`` is for all seeds the same, if given.
+
+    Seeds that follow one another deal out all faults before any comes again.
+    """
     chance = random.Random(seed)
-    own_broker = chance.random() < 0.3
-    names = sorted(possible())
-    if own_broker:
-        # What the broker has handed out is not in it any more, and what it led to goes with the store's last second.
-        names.remove("store loses its last second")
+    turn, place = divmod(seed, len(STORES))
+    its = store or STORES[place]
+    number = seed if store else turn * STORES.count(its) + STORES[:place].count(its)
+    names = possible(its)
+    dealt = _dealt(names, its, number, faults)
+    kills = [name for name in KILLS if name in names]
+    made: list[str] = []
+    for name in dealt:
+        made += [name, *([chance.choice(kills)] if chance.random() < _KILLED_BETWEEN else [])]
+    # What another broker has handed out is not in it any more, and what it led to goes with the store's last second.
+    own_broker = "store loses its last second" not in made and chance.random() < 0.3
     return Plan(
         seed=seed,
         sessions=sessions,
         words_over_s=chance.choice([2.0, 6.0]),
         workers=chance.choice([1, 2, 3]),
         own_broker=own_broker,
-        faults=tuple(chance.choices(names, k=faults)),
+        store=its,
+        faults=tuple(made),
         stops=tuple(chance.sample(ALL_STOPS, chance.choice([0, 0, 2]))),
-        applications=("well", "moody", "batches", "failures", "by session", "forbidden", "removed"),
+        applications=("well", "moody", "batches", "failures", "by session", "secure", "forbidden", "removed"),
     )
+
+
+def _dealt(names: Sequence[str], store: str, number: int, count: int) -> list[str]:
+    """The hand of a run: the deck of all faults is shuffled again when it has been dealt; the last hand of one is
+    filled up by chance."""
+    hands = -(-len(names) // count)
+    deck, hand = divmod(number, hands)
+    chance = random.Random(f"{store} {deck}")
+    dealt = chance.sample(names, len(names))[hand * count : (hand + 1) * count]
+    return dealt + random.Random(f"{store} {number}").choices(names, k=count - len(dealt))

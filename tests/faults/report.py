@@ -14,6 +14,8 @@ from tests.faults.checker import cause_of, repeats
 from tests.faults.evidence import Evidence
 from tests.faults.records import Records, Violation
 
+_KILLS = "processes killed with kill -9"
+
 
 class Report:
     """Counts over one run or several."""
@@ -44,12 +46,16 @@ class Report:
             self.faults[fault.name] += 1
             if fault.recovered_ms:
                 self.recovery_ms[fault.name].append(fault.recovered_ms - fault.until_ms)
-        self.sums["processes killed with kill -9"] += records.kills
+        self.sums[_KILLS] += records.kills
         for name, group in evidence.heard.items():
             for before, again in repeats(group):
                 self.causes[cause_of(evidence, name, before, again) or "none: see the violations"] += 1
         self.provider.update(records.answers.by_fault)
         self.violations += [(label, one) for one in violations]
+
+    @property
+    def kills(self) -> int:
+        return self.sums[_KILLS]
 
     @property
     def duplicates(self) -> int:

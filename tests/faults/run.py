@@ -25,8 +25,10 @@ from tests.faults.plans import Plan
 from tests.faults.reading import Reader
 from tests.faults.receivers import HANGING, MOODY, Application, Receivers, now_ms
 from tests.faults.records import Fault, Kind, Records, Secret, Subscriber
-from tests.faults.world import KEEPS_WHAT_IT_TAKES, SHARDS, NotInTime, World, wait_until
+from tests.faults.waiting import NotInTime, wait_until
+from tests.faults.world import KEEPS_WHAT_IT_TAKES, SHARDS, World
 
+_MOMENT_S = 1.0
 _LOST_AFTER_S = 20.0
 """Longer than the broker's lease of 10 s: what is not stored by then will not come."""
 
@@ -38,7 +40,11 @@ class Run:
         self.plan = plan
         self.chance = random.Random(plan.seed)
         self.world = World(
-            family, scenario=scenario(plan.seed, plan.words_over_s), settings={}, own_broker=plan.own_broker
+            family,
+            scenario=scenario(plan.seed, plan.words_over_s),
+            settings={},
+            own_broker=plan.own_broker,
+            store=plan.store,
         )
         self.receivers = Receivers()
         self.operator = Operator(self.world, self.receivers)
@@ -140,7 +146,7 @@ class Run:
 
     def _start(self) -> None:
         self.world.start()
-        self._reader = Reader(self.world.store.url, SHARDS)
+        self._reader = Reader(self.world.store.client(), SHARDS)
         link = self.world.proxy.link("receivers", "127.0.0.1", self.receivers.port)
         self.world.proxy.link("receivers by TLS", "127.0.0.1", self.receivers.port, self.world.identities.contexts)
         self.receivers.host = self.world.names.of(RECEIVERS)
@@ -206,6 +212,16 @@ class Run:
         """Wait until what operators did is surely on the disk."""
         last_ms = max((action.done_ms for action in self.operator.actions), default=0)
         time.sleep(max(0.0, (last_ms + 3000 - now_ms()) / 1000))
+
+    def settle_all(self) -> None:
+        """Wait until what operators did, and all trackings but those of this moment, are surely on every server."""
+        self.settle_steering()
+        # What is sent while others are waited for is to be no older than a crash excuses.
+        while True:
+            began = time.monotonic()
+            self.wait_for_trackings()
+            if time.monotonic() - began < _MOMENT_S:
+                return
 
     def wait_for_trackings(self, within_s: float = 90.0) -> None:
         """Wait until no tracking waits in the broker: it would be lost with it."""

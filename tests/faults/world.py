@@ -14,12 +14,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 import msgspec
+import redis
 import requests
 
 from bridge.cli.family import Child, Family
@@ -28,6 +29,8 @@ from bridge.store.server import EmbeddedServer
 from tests.faults.identities import Identities
 from tests.faults.names import PROVIDER, RECEIVERS, Names
 from tests.faults.proxy import Proxy
+from tests.faults.stores import ClusterStore, SentinelStore
+from tests.faults.waiting import wait_until
 
 ROOT = Path(__file__).parents[2]
 KEEPS_WHAT_IT_TAKES = (ROOT / "tasks" / "lua" / "take_message.lua").exists()
@@ -105,6 +108,10 @@ class Server:
     def password(self) -> str:
         return self._password
 
+    def client(self) -> Any:
+        """A client of it, not through any proxy. (Any: redis-py types its replies as awaitable or not.)"""
+        return redis.Redis.from_url(self.url, socket_timeout=30)
+
     def note_size(self) -> None:
         """Remember how long the append-only file is now: what a machine would keep that loses its last second."""
         newest = max(self._directory.glob("appendonlydir/*.incr.aof"), default=None, key=lambda path: path.name)
@@ -142,7 +149,8 @@ class Server:
 
 
 class World:
-    """All processes of one run. ``settings`` are BRIDGE_* beside ``SETTINGS``."""
+    """All processes of one run. ``settings`` are BRIDGE_* beside ``SETTINGS``; ``store`` is "one", which is the broker
+    too unless there is an ``own_broker``, or "sentinel" or "cluster", beside which there always is."""
 
     def __init__(
         self,
@@ -151,6 +159,7 @@ class World:
         scenario: Mapping[str, object],
         settings: Mapping[str, str],
         own_broker: bool = False,
+        store: str = "one",
     ) -> None:
         self.family = family
         self.directory = family.temporary_directory("world")
@@ -160,8 +169,14 @@ class World:
         self.names = Names(self.directory)
         self.identities = Identities(self.directory, (PROVIDER, RECEIVERS, "127.0.0.1"))
         self.proxy = Proxy()
-        self.store = Server(family, "store", durable=True)
-        self.broker = Server(family, "broker", durable=False) if own_broker else self.store
+        self._stack = ExitStack()
+        self.store: Server | SentinelStore | ClusterStore = Server(family, "store", durable=True)
+        if store == "sentinel":
+            self.store = SentinelStore(self._stack, family.temporary_directory("group"), family.start)
+        elif store == "cluster":
+            self.store = ClusterStore(self._stack, family.start, SHARDS)
+        one = self.store if isinstance(self.store, Server) and not own_broker else None
+        self.broker = one or Server(family, "broker", durable=False)
         self._scenario = self.directory / "scenario.json"
         self._scenario.write_bytes(msgspec.json.encode(scenario))
         self._settings = dict(settings)
@@ -171,6 +186,13 @@ class World:
         self.environment: dict[str, str] = {}
         self.direct: dict[str, str] = {}
         self._count = 0
+
+    @property
+    def server(self) -> Server:
+        """The store where it is one server. Raises TypeError for another."""
+        if not isinstance(self.store, Server):
+            raise TypeError("the store is not one server")
+        return self.store
 
     def start(self) -> None:
         """Start the servers, the simulator and the proxies."""
@@ -182,7 +204,10 @@ class World:
         self.store.start()
         if self.broker is not self.store:
             self.broker.start()
-        store = self.proxy.link("store", "127.0.0.1", self.store.port)
+        # One server is reached by a proxy; of several, each tells where the others are.
+        store_url = self.store.url
+        if isinstance(self.store, Server):
+            store_url = self.store.url_at(self.proxy.link("store", "127.0.0.1", self.store.port).port)
         broker = self.proxy.link("broker", "127.0.0.1", self.broker.port)
         provider = self.proxy.link("provider", "127.0.0.1", port, self.identities.contexts)
         self.direct = clean_environment(
@@ -199,7 +224,7 @@ class World:
             | self._settings
         )
         self.environment = self.direct | {
-            "BRIDGE_REDIS_URL": self.store.url_at(store.port),
+            "BRIDGE_REDIS_URL": store_url,
             "BRIDGE_BROKER_URL": self.broker.url_at(broker.port),
             "BRIDGE_PROVIDER_URL": f"https://{self.names.of(PROVIDER)}:{provider.port}/",
         }
@@ -270,20 +295,26 @@ class World:
                 check=False,
             )
         if done.returncode:
-            raise CommandFailed(f"bridge {argv[0]} {argv[1] if len(argv) > 1 else ''} ended with {done.returncode}")
+            what = f"bridge {argv[0]} {argv[1] if len(argv) > 1 else ''} ended with {done.returncode}"
+            raise CommandFailed(what, done.stdout.decode())
         return done.stdout.decode()
 
     def read_notes(self) -> list[str]:
         """What workers noted from within (``inside/sitecustomize.py``)."""
         return self.notes.read_text().splitlines() if self.notes.exists() else []
 
-    def web_answers(self) -> tuple[str, ...]:
-        """What the web process says to whoever asks, of errors too."""
+    def web_url(self) -> str:
+        """Where the last web process is, "" as long as it has not said so."""
         for path in sorted(self.logs.glob("*-web.log"), reverse=True):
             _, found, url = path.read_text(errors="replace").partition("serving on ")
             if found:
-                return tuple(_lines_of(url.split()[0]))
-        return ()
+                return url.split()[0]
+        return ""
+
+    def web_answers(self) -> tuple[str, ...]:
+        """What the web process says to whoever asks, of errors too."""
+        url = self.web_url()
+        return tuple(_lines_of(url)) if url else ()
 
     def log_lines(self) -> dict[str, tuple[str, ...]]:
         """What every process wrote."""
@@ -293,6 +324,7 @@ class World:
 
     def close(self) -> None:
         self.proxy.close()
+        self._stack.close()
 
 
 def _lines_of(url: str) -> Iterator[str]:
@@ -302,20 +334,11 @@ def _lines_of(url: str) -> Iterator[str]:
 
 
 class CommandFailed(Exception):
-    """A command of the operator's did not do what it was asked."""
+    """A command of the operator's did not do what it was asked; ``said`` is what it printed all the same."""
 
-
-class NotInTime(Exception):
-    """What was waited for did not come, though it had very long."""
-
-
-def wait_until(what: str, condition: Any, deadline_s: float = 60.0, every_s: float = 0.05) -> None:
-    """Return once it is so. Raises NotInTime."""
-    deadline = time.monotonic() + deadline_s
-    while not condition():
-        if time.monotonic() > deadline:
-            raise NotInTime(f"not within {deadline_s:.0f} s: {what}")
-        time.sleep(every_s)
+    def __init__(self, what: str, said: str) -> None:
+        super().__init__(what)
+        self.said = said
 
 
 def free_port() -> int:

@@ -491,9 +491,9 @@ def test_a_huge_answer_holds_the_receipts_too() -> None:
     with running_simulator({"default": AT_ONCE, "faults": {"script": [{"fault": "huge"}]}}) as simulator:
         session_no = simulator.send(PHONE)
         answer = _post_for(simulator, session_no)
-        asked, huge = cast("list[dict[str, list[object]]]", answer["Data"])
-        assert (asked["SessionNo"], len(asked["ReceiptSet"])) == (session_no, 1)
-        assert len(huge["ReceiptSet"]) > 90_000
+        asked, huge = [one["ReceiptSet"] for one in cast("list[dict[str, list[object]]]", answer["Data"])]
+        assert len(asked) == 1
+        assert len(huge) > 90_000
 
 
 @pytest.mark.parametrize("fault", ["hang", "drip", "late"])
