@@ -27,14 +27,17 @@ _CUT_SHORT = ("hang", "drip", "truncated", "late", "retcode", "http_status", "th
 _LIES = ("omitted", "regressed", "duplicated", "emptied", "stranger", "mistyped", "huge")
 
 
-def everything_killed(run: Run, _chance: random.Random) -> str:
-    """``kill -9`` of all that runs, the store too: a machine that stops at once."""
+def everything_killed(run: Run, chance: random.Random) -> str:
+    """``kill -9`` of all that runs, the store too: a machine that stops at once, or again and again as it starts."""
     before = run.kills
-    run.crew.kill_all()
-    run.world.server.crash()
-    run.world.server.revive()
-    run.crew.start_all()
-    return f"{run.kills - before} processes"
+    times = chance.choice([1, 2, 5])
+    for _ in range(times):
+        run.crew.kill_all()
+        run.world.server.crash()
+        run.world.server.revive()
+        run.crew.start_all()
+        time.sleep(chance.uniform(0, 2))
+    return f"{run.kills - before} processes, {times} times"
 
 
 def full_disk_of_store(run: Run, _chance: random.Random) -> str:

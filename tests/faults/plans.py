@@ -142,7 +142,10 @@ def by_chance(seed: int, *, faults: int = 12, sessions: int = 150, store: str | 
     its = store or STORES[place]
     number = seed if store else turn * STORES.count(its) + STORES[:place].count(its)
     names = possible(its)
-    dealt = _dealt(names, its, number, faults)
+    # What only such a store can suffer is what it is there for: all of it, each time.
+    own = [name for name in names if name in {**OF_SENTINEL, **OF_CLUSTER}][:faults]
+    dealt = own + _dealt([name for name in names if name not in own], its, number, faults - len(own))
+    chance.shuffle(dealt)
     kills = [name for name in KILLS if name in names]
     made: list[str] = []
     for name in dealt:
@@ -165,6 +168,8 @@ def by_chance(seed: int, *, faults: int = 12, sessions: int = 150, store: str | 
 def _dealt(names: Sequence[str], store: str, number: int, count: int) -> list[str]:
     """The hand of a run: the deck of all faults is shuffled again when it has been dealt; the last hand of one is
     filled up by chance."""
+    if not count:
+        return []
     hands = -(-len(names) // count)
     deck, hand = divmod(number, hands)
     chance = random.Random(f"{store} {deck}")

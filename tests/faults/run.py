@@ -9,8 +9,10 @@ from __future__ import annotations
 import random
 import threading
 import time
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from types import MappingProxyType
 from typing import Any
 
 import msgspec
@@ -34,15 +36,15 @@ _LOST_AFTER_S = 20.0
 
 
 class Run:
-    """A plan while it is played."""
+    """A plan while it is played. ``settings`` are of all its processes, beside ``world.SETTINGS``."""
 
-    def __init__(self, plan: Plan, family: Family) -> None:
+    def __init__(self, plan: Plan, family: Family, settings: Mapping[str, str] = MappingProxyType({})) -> None:
         self.plan = plan
         self.chance = random.Random(plan.seed)
         self.world = World(
             family,
             scenario=scenario(plan.seed, plan.words_over_s),
-            settings={},
+            settings=settings,
             own_broker=plan.own_broker,
             store=plan.store,
         )
@@ -52,7 +54,7 @@ class Run:
         self.removable: list[Application] = []
         self.faults: list[Fault] = []
         self.sender: Sender
-        self._reader: Reader
+        self.reader: Reader
         self._by_session: Application | None = None
         self._ended = threading.Event()
         self._lags: tuple[tuple[int, ...], tuple[int, ...]] = ((), ())
@@ -61,13 +63,13 @@ class Run:
         self._ended.set()
         if hasattr(self, "sender"):
             self.sender.quit()
-        if hasattr(self, "_reader"):
-            self._reader.close()
+        if hasattr(self, "reader"):
+            self.reader.close()
         self.receivers.close()
         self.world.close()
 
     def play(self) -> Records:
-        self._start()
+        self.start()
         try:
             self._make_trouble()
             stuck = ""
@@ -89,7 +91,7 @@ class Run:
         """What kombu's channel lost is tracked once more, and reported: the rest is to be seen all the same."""
         with suppress(NotInTime):
             self.wait_for_trackings(_LOST_AFTER_S)
-        stored = {no for _, no in self._sessions()}
+        stored = {no for _, no in self.sessions()}
         lost = [{"session_no": one.session_no} for one in self.sender.tracked if one.session_no not in stored]
         if lost:
             self.sender.track(lost)
@@ -100,7 +102,7 @@ class Run:
             )
 
     def _make_trouble(self) -> None:
-        self._warm_up()
+        self.warm_up()
         if self.plan.held_back:
             self.operator.do("pause", self._application("well"))
         self.sender.start()
@@ -115,7 +117,7 @@ class Run:
             wait_until("all is settled", self._is_settled, self.plan.patience_s)
             self.operator.do("resume", self._application("well"), "--deliver", "all")
 
-    def _warm_up(self) -> None:
+    def warm_up(self) -> None:
         """Until callbacks are accepted: to processes that still start, faults are none."""
         self.sender.send()
 
@@ -144,9 +146,9 @@ class Run:
             self.crew.look_after()
             self.sender.join(0.1)
 
-    def _start(self) -> None:
+    def start(self) -> None:
         self.world.start()
-        self._reader = Reader(self.world.store.client(), SHARDS)
+        self.reader = Reader(self.world.store.client(), SHARDS)
         link = self.world.proxy.link("receivers", "127.0.0.1", self.receivers.port)
         self.world.proxy.link("receivers by TLS", "127.0.0.1", self.receivers.port, self.world.identities.contexts)
         self.receivers.host = self.world.names.of(RECEIVERS)
@@ -225,11 +227,11 @@ class Run:
 
     def wait_for_trackings(self, within_s: float = 90.0) -> None:
         """Wait until no tracking waits in the broker: it would be lost with it."""
-        sent = {one.session_no for one in self.sender.tracked}
-        wait_until("what was sent so far is tracked", lambda: sent <= {no for _, no in self._sessions()}, within_s)
+        sent = {one.session_no for one in self.sender.tracked} - self._excused()
+        wait_until("what was sent so far is tracked", lambda: sent <= {no for _, no in self.sessions()}, within_s)
 
-    def _sessions(self) -> dict[tuple[str, str], Any]:
-        return dict(self._reader.sessions("default"))
+    def sessions(self) -> dict[tuple[str, str], Any]:
+        return dict(self.reader.sessions("default"))
 
     # The end.
 
@@ -260,11 +262,11 @@ class Run:
         return next(one for one in self.receivers.applications if one.name == name)
 
     def _is_idle(self, application: Application) -> bool:
-        return self._is_settled() and not self._reader.queue(application.subscription).waiting
+        return self._is_settled() and not self.reader.queue(application.subscription).waiting
 
     def _is_settled(self) -> bool:
         self.crew.look_after()
-        return all(one.settled_ms for one in self._sessions().values())
+        return all(one.settled_ms for one in self.sessions().values())
 
     def _heal(self) -> None:
         self.world.proxy.heal()
@@ -292,13 +294,13 @@ class Run:
         return ""
 
     def _left(self) -> str:
-        found = self._sessions()
+        found = self.sessions()
         open_ones = [no for (_, no), one in found.items() if not one.settled_ms]
         missing = {one.session_no for one in self.sender.tracked} - {no for _, no in found} - self._excused()
         waiting = {
             name: queue.waiting
             for name in self._active()
-            if (queue := self._reader.queue(name)).waiting and not queue.parked
+            if (queue := self.reader.queue(name)).waiting and not queue.parked
         }
         if not open_ones and not missing and not waiting:
             return ""
@@ -326,7 +328,7 @@ class Run:
             secrets = self.operator.applications[one.id].secrets
             found.append(msgspec.structs.replace(one, secrets=secrets))
         if self._by_session is not None:
-            for name in self._reader.implicit():
+            for name in self.reader.implicit():
                 self._by_session.subscription = name
                 found.append(
                     Subscriber(
@@ -349,7 +351,7 @@ class Run:
         return Records(
             answers=answers(self.world.provider_log),
             posts=tuple(posts),
-            store=self._reader.read(),
+            store=self.reader.read(),
             log_lines=self.world.log_lines() | {"web's answers": self.world.web_answers()},
             tracked=tuple(self.sender.tracked),
             subscribers=subscribers,

@@ -8,6 +8,7 @@ import json
 import os
 import resource
 import secrets
+import shutil
 import signal
 import socket
 import subprocess
@@ -141,6 +142,10 @@ class Server:
         if lose_s and kept:
             name, size = kept[-1]
             os.truncate(self._directory / "appendonlydir" / name, size)
+
+    def lose_disk(self) -> None:
+        """Forget what a crash has left."""
+        shutil.rmtree(self._directory / "appendonlydir")
 
     def revive(self) -> None:
         """Start again, with what it has kept."""
