@@ -66,7 +66,7 @@ def full_disk_of_worker(run: Run, chance: random.Random) -> str:
 def no_room(pid: int) -> Iterator[None]:
     """No file of a process grows: what a full disk is to it."""
     before = resource.prlimit(pid, resource.RLIMIT_FSIZE)
-    resource.prlimit(pid, resource.RLIMIT_FSIZE, (1, before[1]))
+    resource.prlimit(pid, resource.RLIMIT_FSIZE, (0, before[1]))
     try:
         yield
     finally:

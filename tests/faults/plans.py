@@ -84,6 +84,21 @@ SCENARIOS: Mapping[str, Plan] = {
             "store loses its last second",
         ),
     ),
+    "what it stands on fails": Plan(
+        seed=15,
+        faults=(
+            "provider lies",
+            "provider's certificate wrong",
+            "kill -9 of everything",
+            "receivers' certificate wrong",
+        ),
+    ),
+    "Sentinels give the master's place away": Plan(
+        seed=16, store="sentinel", faults=("kill -9 of Sentinel's master", "kill -9 of a Sentinel")
+    ),
+    "a cluster moves a slot and loses a master": Plan(
+        seed=17, store="cluster", faults=("slot moved", "kill -9 of a cluster's master", "CLUSTER FAILOVER")
+    ),
     "an operator is at work": Plan(
         seed=14,
         applications=("well", "moody", "batches", "failures", "by session", "removed"),

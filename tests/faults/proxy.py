@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import ssl
 import threading
+import weakref
 from collections.abc import Coroutine, Mapping
 from typing import Any, TypeVar
 
@@ -40,6 +41,7 @@ class Link:
         self.stalled = False
         self.refusing = False
         self.open: set[asyncio.WriteTransport] = set()
+        self.known: weakref.WeakSet[asyncio.WriteTransport] = weakref.WeakSet()
 
     def heal(self) -> None:
         """Let everything through again."""
@@ -120,6 +122,11 @@ class Proxy:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        # TLS ends by a farewell that is answered: of what was closed a moment ago, nobody may be left to answer.
+        for link in self.links.values():
+            for transport in list(link.known):
+                transport.abort()
+        await asyncio.sleep(0.01)
 
 
 async def _pass(link: Link, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -134,6 +141,7 @@ async def _pass(link: Link, reader: asyncio.StreamReader, writer: asyncio.Stream
         return
     transports = {writer.transport, onward.transport}
     link.open |= transports
+    link.known.update(transports)
     try:
         both = [
             asyncio.ensure_future(_pump(link, reader, onward, replies=False)),

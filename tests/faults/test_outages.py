@@ -37,10 +37,10 @@ def at_work(**settings: str) -> Iterator[Run]:
             run.close()
 
 
-def findings(run: Run, check: str) -> list[Mapping[str, str]]:
-    """What ``bridge doctor`` finds, on the store by the name that workers have for it."""
+def findings(run: Run, check: str, environment: Mapping[str, str] | None = None) -> list[Mapping[str, str]]:
+    """What ``bridge doctor`` finds."""
     try:
-        said = run.world.command("doctor", "--json", environment=run.world.environment)
+        said = run.world.command("doctor", "--json", environment=environment)
     except CommandFailed as error:
         said = error.said
     found = [json.loads(line) for line in said.splitlines()]
@@ -98,7 +98,7 @@ def test_an_emptied_store_is_noticed_and_served_again_once_its_subscriptions_are
         answer = requests.get(url, timeout=10)
         assert answer.status_code == 503
         assert _EMPTIED in answer.json()["failures"]["store"]
-        (found,) = findings(run, "store id")
+        (found,) = findings(run, "store id", run.world.environment)
         assert found["verdict"] == "fail"
         assert "Restore" in found["action"]
         assert "add the subscriptions" in found["action"]
