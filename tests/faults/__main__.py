@@ -38,7 +38,8 @@ def main() -> int:
         plan = by_chance(seed, faults=given.faults, sessions=given.sessions, store=given.store)
         violations = _one(plan, report)
         left_s = max(0.0, deadline - time.monotonic())
-        said = f"{len(violations)} violations, {report.duplicates} duplicates and {report.kills} kills so far"
+        kills = sum(report.kills.values())
+        said = f"{len(violations)} violations, {report.duplicates} duplicates and {kills} kills so far"
         _say(f"seed {seed}: {said}, {left_s:.0f} s left")
         seed += 1
     title = f"Faults: seeds {given.seed} to {seed - 1}"

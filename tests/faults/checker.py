@@ -11,8 +11,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import msgspec
 
-from tests.faults.evidence import CHANGE, Evidence, Heard
+from tests.faults.evidence import Evidence, Heard
+from tests.faults.lost import Lost
 from tests.faults.records import FINAL, Logged, Records, Secret, Subscriber, Violation, What, digits_of
+from tests.faults.sessions import completed_when_settled, hidden_where_asked, told_as_it_was
 
 _SHIFT_MS = 10_000
 """How long a slice may need to hear of a new secret while its store is slow."""
@@ -63,7 +65,7 @@ def never_absent(evidence: Evidence) -> Iterator[Violation]:
         queue = evidence.queue(subscriber.id)
         accepted = evidence.accepted.get(subscriber.id, {})
         absent = []
-        for event in evidence.changes:
+        for event in evidence.events:
             whole, noted = evidence.places(event)
             if noted in queue.told and event.what not in accepted:
                 yield _violation(
@@ -134,7 +136,7 @@ def _goes_back(name: str, group: Sequence[Heard]) -> Iterator[Violation]:
         seen.add(heard.what)
         before = last.get(heard.phone)
         data = heard.body["data"]
-        corrected = isinstance(data, dict) and (data["corrected"] or data["late"])
+        corrected = isinstance(data, dict) and (data.get("corrected") or data.get("late"))
         if before is not None and before.status in FINAL and not corrected:
             yield _violation("I3", f"{_in(heard)}, {name}: after {before.status}, which is final", "receiver")
         last[heard.phone] = heard
@@ -152,7 +154,7 @@ def same_id_same_bytes(evidence: Evidence) -> Iterator[Violation]:
     """I4: one change, one id; one id, one change; and the same bytes at each attempt."""
     ids: dict[What, str] = {}
     whats: dict[str, What] = {}
-    for name, group in evidence.heard.items():
+    for name, group in (*evidence.heard.items(), *evidence.others.items()):
         bodies: dict[str, Heard] = {}
         for heard in group:
             known = ids.setdefault(heard.what, heard.id)
@@ -266,7 +268,7 @@ _NUMBER = re.compile(r"\d{9,}")
 
 
 def nothing_said(evidence: Evidence) -> Iterator[Violation]:
-    """I8: no log line holds a secret or a full phone."""
+    """I8: no log line, answer, Sentry event or event of Celery's holds a secret or a full phone."""
     records = evidence.records
     phones = {digits for one in records.tracked for phone in one.phones for digits in _spellings(phone)}
     for name, lines in records.log_lines.items():
@@ -289,16 +291,27 @@ def nobody_refused_called(evidence: Evidence) -> Iterator[Violation]:
         yield _violation("I9", f"a connection to {connection}", "receiver")
 
 
+def ends_only_when_told(evidence: Evidence) -> Iterator[Violation]:
+    """No crash loop: whatever befalls its servers, no process ends by itself."""
+    for one in evidence.records.ended:
+        if one.how == "by itself" or (one.how == "stopped" and one.code):
+            told = "though it was only asked to end" if one.how == "stopped" else "by itself"
+            says = f"{one.kind} {one.pid} ended {told} at {one.at_ms}, exit code {one.code}: {one.last_lines}"
+            yield _violation("no crash loop", says, "processes")
+
+
 def repeated_for_a_reason(evidence: Evidence) -> Iterator[Violation]:
-    """I10: what was accepted comes again only where that outcome can have been lost."""
-    for name, group in evidence.heard.items():
+    """I10: what was accepted comes again only where that outcome was lost, and by what is known."""
+    lost = Lost(evidence)
+    for name, group in (*evidence.heard.items(), *evidence.others.items()):
         for before, again in repeats(group):
-            if cause_of(evidence, name, before, again) is None:
+            if lost.cause_of(name, before, again) is None:
                 yield _violation(
                     "I10",
                     f"{_in(again)}, {name}: again at {again.post.at_ms} ({again.post.mood}), accepted at "
-                    f"{before.post.decided_ms} ({before.post.mood}), and nothing happened in between",
-                    "receiver",
+                    f"{before.post.decided_ms} ({before.post.mood}), "
+                    f"by attempts {before.post.attempt} and {again.post.attempt}, and nothing lost the outcome",
+                    "receiver, worker, store",
                 )
 
 
@@ -311,18 +324,6 @@ def repeats(group: Sequence[Heard]) -> Iterator[tuple[Heard, Heard]]:
             yield before, heard
         if heard.post.accepted:
             accepted[heard.what] = heard
-
-
-def cause_of(evidence: Evidence, subscription: str, before: Heard, again: Heard) -> str | None:
-    """Why an accepted event came again; None where there is no reason."""
-    fault = evidence.loser(before.post.decided_ms)
-    if fault is not None:
-        return fault.name
-    # The bridge's own note of an attempt that it took for failed: its answer came too late, or not whole.
-    for at_ms, said in evidence.records.store.failed_attempts.get(subscription, ()):
-        if before.post.at_ms <= at_ms <= again.post.at_ms and re.search("timed? ?out|reset|closed|broke", said):
-            return "answer not heard"
-    return None
 
 
 def _violation(invariant: str, says: str, records: str) -> Violation:
@@ -341,21 +342,20 @@ def _in(heard: Heard) -> str:
 RULES: Sequence[Callable[[Evidence], Iterator[Violation]]] = (
     polled_until_settled,
     never_absent,
+    completed_when_settled,
     never_invented,
+    told_as_it_was,
     same_id_same_bytes,
     signed,
     in_order,
     neighbours_unaffected,
     nothing_said,
+    hidden_where_asked,
     nobody_refused_called,
     repeated_for_a_reason,
+    ends_only_when_told,
 )
-"""I1 to I10, in order."""
-
-
-def is_change(event: Mapping[str, object]) -> bool:
-    """Whether an event is a phone's change of status."""
-    return event.get("type") == CHANGE
+"""I1 to I10, in order, and that there is no crash loop."""
 
 
 def decoded(data: bytes) -> Records:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from bridge.cli.family import Child
 from tests.faults.receivers import now_ms
-from tests.faults.records import Fault, Kind
+from tests.faults.records import Ended, Fault, Kind
 from tests.faults.waiting import NotInTime, wait_until
 from tests.faults.world import World
 
@@ -23,13 +23,14 @@ class Crew:
         self._chance = chance
         self._stops = list(stops)
         self._bugs = list(bugs)
-        self._stop_of: dict[int, str] = {}
+        self._places = world.directory / "deaths"
+        self._places.mkdir()
         self._web: Child | None = None
         self.workers: dict[int, Child] = {}
         self.beats: list[Child] = []
         self.deaths: list[Fault] = []
-        self.kills = 0
-        """How many of these processes ended by SIGKILL, the harness's or their own at a stop."""
+        self.ended: list[Ended] = []
+        self._killed: set[int] = set()
 
     def start(self, workers: int, *, web: bool) -> None:
         for slot in range(workers):
@@ -39,33 +40,34 @@ class Crew:
             self._web = self._world.start_web()
 
     def restart(self, slot: int, *, skew_s: int = 0) -> None:
-        """Start a worker in a slot, whose last one has ended."""
+        """Start a worker in a slot, whose last one has ended: as it was told to, where nothing else is known of it."""
+        if slot in self.workers:
+            self._note_end("worker", self.workers[slot], "stopped")
         inside: dict[str, object] = {"bugs": self._bugs, "seed": self._chance.randrange(10**6)}
-        taken = {stop for other, stop in self._stop_of.items() if other != slot}
-        stop = next((one for one in self._stops if one not in taken), "")
-        if stop:
-            inside |= {"stop": stop, "nth": self._chance.randrange(1, 4)}
-        self._stop_of[slot] = stop
+        # Whoever comes there first. One worker polls for 15 s while others wait for their turn, and chance says which
+        # is next: a point that is one worker's own may not be come to for minutes.
+        inside |= {"stops": {stop: self._chance.randrange(1, 4) for stop in self._stops}, "deaths": str(self._places)}
         self.workers[slot] = self._world.start_worker(inside, skew_s=skew_s)
 
     def kill(self, slot: int, *, restart: bool = True) -> None:
         """``kill -9``."""
-        self._kill(self.workers[slot])
+        self._kill("worker", self.workers[slot])
         if restart:
             self.restart(slot)
 
     def kill_beat(self) -> None:
-        """``kill -9`` of the first beat; ``look_after`` is not told that it died, whoever kills it starts another."""
-        self._kill(self.beats[0])
+        """``kill -9`` of the first beat; whoever kills it starts another."""
+        self._kill("beat", self.beats[0])
 
     def kill_all(self) -> int:
         """``kill -9`` of everything at once. Returns how many processes that were; ``start_all`` starts them again."""
-        children = [*self.workers.values(), *self.beats, *([self._web] if self._web else [])]
-        for child in children:
-            child.kill()
-        for child in children:
-            child.wait(_KILLED_WITHIN_S)
-        self.kills += len(children)
+        children = [("worker", child) for child in self.workers.values()]
+        children += [("beat", child) for child in self.beats]
+        children += [("web", self._web)] if self._web is not None else []
+        for _, child in children:
+            self._send_kill(child)
+        for kind, child in children:
+            self._note_killed(kind, child)
         return len(children)
 
     def start_all(self) -> None:
@@ -76,42 +78,59 @@ class Crew:
         if self._web is not None:
             self._web = self._world.start_web()
 
-    def _kill(self, child: Child) -> None:
+    def _kill(self, kind: str, child: Child) -> None:
+        self._send_kill(child)
+        self._note_killed(kind, child)
+
+    def _send_kill(self, child: Child) -> None:
+        if child.poll() is None:
+            self._killed.add(child.pid)
         child.kill()
+
+    def _note_killed(self, kind: str, child: Child) -> None:
         child.wait(_KILLED_WITHIN_S)
-        self.kills += 1
+        self._note_end(kind, child, "killed")
 
     def look_after(self) -> None:
         """Start again whatever has died by itself, as whoever runs them would: at a stop, or of what was done to it."""
         for slot, child in list(self.workers.items()):
             if child.poll() is not None:
-                self._note_death("worker", child, self._stop_of[slot])
+                self._note_end("worker", child, "by itself")
                 self.restart(slot)
         for place, child in enumerate(self.beats):
             if child.poll() is not None:
-                self._note_death("beat", child, "")
+                self._note_end("beat", child, "by itself")
                 self.beats[place] = self._world.start_beat()
         if self._web is not None and self._web.poll() is not None:
-            self._note_death("web", self._web, "")
+            self._note_end("web", self._web, "by itself")
             self._web = self._world.start_web()
 
-    def _note_death(self, kind: str, child: Child, stop: str) -> None:
-        died_ms = self._died_at(child.pid)
-        if stop and died_ms:
+    def _note_end(self, kind: str, child: Child, how: str) -> None:
+        """Write down a process's end, once; ``how`` as far as is known of who ended it."""
+        if any(one.pid == child.pid for one in self.ended):
+            return
+        died_ms, stop = self._died_at(child.pid)
+        if stop:
+            # Even where it was killed at the same moment: nobody else dies there any more.
+            how = "died"
             self._stops.remove(stop)
-            self.kills += 1
-        name = f"died at {stop}" if died_ms else f"a {kind} ended by itself"
+        elif how == "killed" and child.pid not in self._killed:
+            how = "by itself"
         at_ms = died_ms or now_ms()
-        detail = "" if died_ms else f"exit code {child.poll()}: {child.last_lines()}"
-        self.deaths.append(Fault(name=name, kind=Kind.LOSES_OUTCOMES, at_ms=at_ms, until_ms=at_ms, detail=detail))
+        if how in {"died", "by itself"}:
+            name = f"died at {stop}" if stop else f"a {kind} ended by itself"
+            self.deaths.append(Fault(name=name, kind=Kind.LOSES_OUTCOMES, at_ms=at_ms, until_ms=at_ms))
+        self.ended.append(
+            Ended(pid=child.pid, kind=kind, at_ms=at_ms, how=how, code=child.poll() or 0, last_lines=child.last_lines())
+        )
 
-    def _died_at(self, pid: int) -> int:
-        """When the process noted that it stopped, 0 if it did not."""
-        for line in self._world.read_notes():
-            at_ms, its_pid, what = line.split(" ", 2)
-            if int(its_pid) == pid and what.startswith("stop "):
-                return int(at_ms)
-        return 0
+    def _died_at(self, pid: int) -> tuple[int, str]:
+        """When and at which point a process killed itself; 0 and "" if it did not."""
+        for place in self._places.iterdir():
+            its_pid, at_ms = str(place.readlink()).split()
+            if int(its_pid) == pid:
+                return int(at_ms), place.name
+        return 0, ""
 
     def busy_worker(self, chance: random.Random, patience_s: float = 150.0) -> int:
         """A worker that has begun to poll or to deliver: one that still starts has nothing to lose."""

@@ -11,12 +11,14 @@ import time
 from collections.abc import Mapping, Sequence
 
 import kombu.exceptions
+import msgspec
 import requests
 from celery import Celery
 
+from bridge.errors import Unreachable
 from bridge.simulator.sender import send_usms
 from tests.faults.receivers import Application, Receivers, now_ms
-from tests.faults.records import Action, Secret, Subscriber, Tracked
+from tests.faults.records import CHANGE, Action, Secret, Subscriber, Tracked
 from tests.faults.world import CommandFailed, World
 
 DELIVERED = {"result": "发送成功", "code": "DELIVRD"}
@@ -64,6 +66,8 @@ class Sender(threading.Thread):
         self._count, self._per_s, self._callback = count, per_s, callback
         self.tracked: list[Tracked] = []
         self.failed = 0
+        self.error = ""
+        """What ended it before its time: a run without a sender comes to nothing, and must say why."""
         self.app = Celery(broker=world.broker.url, set_as_current=False)
         self.app.conf.update(broker_transport_options={"socket_timeout": 5, "socket_connect_timeout": 5})
         self.enough = threading.Event()
@@ -76,10 +80,21 @@ class Sender(threading.Thread):
         self.app.close()
 
     def run(self) -> None:
+        try:
+            self._send_until_enough()
+        except Exception as error:
+            self.error = f"the sender died: {error!r}"
+            raise
+
+    def _send_until_enough(self) -> None:
         while len(self.tracked) < _MOST and not self._quit.is_set():
             if len(self.tracked) >= self._count and self.enough.is_set():
                 return
-            self.send()
+            try:
+                self.send()
+            except Unreachable:
+                # As an application would, it sends the next ones when the provider answers again.
+                self.failed += 1
             self._quit.wait(_AT_ONCE / self._per_s)
 
     def send(self) -> None:
@@ -118,7 +133,9 @@ class Sender(threading.Thread):
         """Enqueue one message; returns once the broker has it."""
         while not self._quit.is_set():
             try:
-                self.app.send_task("bridge.track", [list(items)], queue="bridge.track", retry=False)
+                # Told of its arguments in full: Celery's own ways of abridging them are no protection.
+                shown = repr([list(items)])
+                self.app.send_task("bridge.track", [list(items)], queue="bridge.track", retry=False, argsrepr=shown)
             except (kombu.exceptions.OperationalError, OSError):
                 self.failed += 1
                 time.sleep(0.1)
@@ -150,9 +167,17 @@ class Operator:
         done_ms = now_ms()
         application.subscription = made["id"]
         application.know(Secret(value=made["secret"], since_ms=asked_ms, given_ms=done_ms))
-        statuses = options[options.index("--statuses") + 1].split(",") if "--statuses" in options else []
+        told = dict(zip(options[::2], options[1::2], strict=True))
         self.subscribers[made["id"]] = Subscriber(
-            id=made["id"], account="default", asked_ms=asked_ms, added_ms=done_ms, statuses=tuple(statuses)
+            id=made["id"],
+            account="default",
+            asked_ms=asked_ms,
+            added_ms=done_ms,
+            types=tuple(told.get("--types", CHANGE).split(",")),
+            statuses=tuple(filter(None, told.get("--statuses", "").split(","))),
+            format=told.get("--format", "standard"),
+            phones=told.get("--phone-format", "full"),
+            phone_key=made.get("phone_key", ""),
         )
         self.applications[made["id"]] = application
         return application
@@ -216,11 +241,4 @@ class Operator:
         asked_ms = now_ms()
         self.do("remove", application, "--yes")
         one = self.subscribers[application.subscription]
-        self.subscribers[one.id] = Subscriber(
-            id=one.id,
-            account=one.account,
-            asked_ms=one.asked_ms,
-            added_ms=one.added_ms,
-            statuses=one.statuses,
-            removed_ms=(asked_ms, now_ms()),
-        )
+        self.subscribers[one.id] = msgspec.structs.replace(one, removed_ms=(asked_ms, now_ms()))

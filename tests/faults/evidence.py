@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
+import hmac
+import json
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from functools import cached_property
 from typing import cast
@@ -13,7 +16,9 @@ import msgspec
 from tests.faults.reading import low
 from tests.faults.receivers import members_of
 from tests.faults.records import (
+    CHANGE,
     FINAL,
+    TYPES,
     Fault,
     Key,
     Kind,
@@ -26,20 +31,16 @@ from tests.faults.records import (
     What,
     Word,
     digits_of,
+    meaning_of,
 )
 
-CHANGE = "sms.status.changed"
-_OUTCOME_MS = 3_000
-"""How long before a fault an outcome may have been lost in it: a slice writes outcomes down within milliseconds, on a
-machine that lets it."""
-_AFTER_MS = 4_000
-"""And after: what was held for a while by a process that has gone is another's when its hold of 3 s ends."""
 _ROLLED_BACK_MS = 4_000
 """What the store may have lost: its last second, as much as it was behind in writing, and what was done on its way."""
 
 
 class Heard(msgspec.Struct, frozen=True, kw_only=True):
-    """An event as it came in a POST. ``time`` is its receipt's, Unix seconds; ``body`` is all of it."""
+    """An event as it came in a POST: of whichever format, phones as they are compared. ``body`` is all that was said of
+    it. Of what is no phone's, ``phone`` is empty and ``status`` its type."""
 
     post: Post
     id: str
@@ -52,24 +53,103 @@ class Heard(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Evidence:
-    """A run's records, indexed."""
+    """A run's records, indexed. ``heard`` are changes of phones by subscription, ``others`` all other events."""
 
     def __init__(self, records: Records) -> None:
         self.records = records
         self.subscribers = {one.id: one for one in records.subscribers}
         self.heard: dict[str, list[Heard]] = defaultdict(list)
-        self.others: list[tuple[Post, Mapping[str, object]]] = []
+        self.others: dict[str, list[Heard]] = defaultdict(list)
         for post in records.posts:
             for event in members_of(post):
-                if event.get("type") == CHANGE:
-                    self.heard[post.subscription].append(_heard(post, event))
-                else:
-                    self.others.append((post, event))
+                heard = self._heard(post, event)
+                (self.heard if heard.phone[0] else self.others)[post.subscription].append(heard)
+
+    def _heard(self, post: Post, event: Mapping[str, object]) -> Heard:
+        subscriber = self.subscribers.get(post.subscription)
+        if "ReceiptResult" in event:
+            return self._pushed(post, event, subscriber)
+        data = cast("Mapping[str, object]", event["data"])
+        observed_ms = _millis(str(event["timestamp"]))
+        if event["type"] != CHANGE:
+            account, kind = str(data["account"]), str(event["type"])
+            return Heard(
+                post=post,
+                id=str(event["id"]),
+                what=(account, "", "", kind, json.dumps(data, sort_keys=True), 0),
+                phone=("", "", kind),
+                status=kind,
+                sequence=0,
+                observed_ms=observed_ms,
+                body=event,
+            )
+        status = str(data["status"])
+        receipt = cast("Mapping[str, object] | None", data["receipt"])
+        session_no = str(data["session_no"])
+        key = session_no, self._digits(str(data["phone"]), session_no, subscriber), str(data["user_id"])
+        time = _seconds(str(receipt["time"])) if receipt and receipt["time"] and status in FINAL else 0
+        return Heard(
+            post=post,
+            id=str(event["id"]),
+            what=(str(data["account"]), *key, status, time),
+            phone=key,
+            status=status,
+            sequence=int(str(data["sequence"])),
+            observed_ms=observed_ms,
+            body=event,
+        )
+
+    def _pushed(self, post: Post, receipt: Mapping[str, object], subscriber: Subscriber | None) -> Heard:
+        """A receipt in the provider's own format, which says neither the event's id, nor when and as which it was seen:
+        the first is its header's, the others are the log's."""
+        code = str(receipt["ReceiptCode"])
+        status = "no_receipt" if code == "NO_RECEIPT" else meaning_of(str(receipt["ReceiptResult"]), code)
+        session_no = str(receipt["SessionNo"])
+        key = session_no, self._digits(str(receipt["Phone"]), session_no, subscriber), str(receipt["UserId"])
+        time = int(str(receipt["ReceiptTime"])) if status in FINAL and status != "no_receipt" else 0
+        what = (subscriber.account if subscriber else "?", *key, status, time)
+        logged = self._logged.get(what)
+        return Heard(
+            post=post,
+            id=post.message_id,
+            what=what,
+            phone=key,
+            status=status,
+            sequence=logged.sequence if logged else 0,
+            observed_ms=logged.observed_ms if logged else post.at_ms,
+            body={"data": receipt},
+        )
+
+    def _digits(self, phone: str, session_no: str, subscriber: Subscriber | None) -> str:
+        """Whose phone it is; where it is masked or hashed, which of the session's it can be. Else what it says."""
+        shown = subscriber.phones if subscriber else "full"
+        if shown == "full":
+            return digits_of(phone)
+        numbers = [digits_of(one) for one in self._phones.get(session_no, ())]
+        if shown == "masked":
+            fits = [one for one in numbers if phone == f"(86)*******{one[-4:]}"]
+        else:
+            key = bytes.fromhex(subscriber.phone_key if subscriber else "")
+            fits = [one for one in numbers if phone == hmac.new(key, one.encode(), hashlib.sha256).hexdigest()]
+        return fits[0] if len(fits) == 1 else phone
+
+    @cached_property
+    def _phones(self) -> Mapping[str, tuple[str, ...]]:
+        return {one.session_no: one.phones for one in self.records.tracked}
+
+    @cached_property
+    def _logged(self) -> Mapping[What, Logged]:
+        return {event.what: event for event in self.records.store.events}
 
     @cached_property
     def changes(self) -> list[Logged]:
         """The log's changes of status, in the order of their commits."""
-        return sorted((one for one in self.records.store.events if not one.type), key=lambda one: one.position)
+        return [one for one in self.events if not one.type]
+
+    @cached_property
+    def events(self) -> list[Logged]:
+        """All of the log, in the order of its commits."""
+        return sorted(self.records.store.events, key=lambda one: one.position)
 
     @cached_property
     def words(self) -> Mapping[Key, list[Word]]:
@@ -86,7 +166,7 @@ class Evidence:
     def accepted(self) -> Mapping[str, Mapping[What, list[Heard]]]:
         """What each subscription accepted."""
         found: dict[str, dict[What, list[Heard]]] = {}
-        for name, group in self.heard.items():
+        for name, group in (*self.heard.items(), *self.others.items()):
             by_what = found.setdefault(name, defaultdict(list))
             for heard in group:
                 if heard.post.accepted:
@@ -110,7 +190,7 @@ class Evidence:
 
     def wanted(self, subscriber: Subscriber, event: Logged) -> bool | None:
         """Whether a subscription wanted an event when it was committed; None where it was just being changed."""
-        if event.account != subscriber.account or (subscriber.statuses and event.status not in subscriber.statuses):
+        if event.account != subscriber.account or not asks_for(subscriber, event):
             return False
         if subscriber.implicit:
             return None if self._names_it(event.session_no) else False
@@ -137,35 +217,30 @@ class Evidence:
         """Whether what was done then may have gone with the store's last second."""
         return any(fault.at_ms - _ROLLED_BACK_MS <= at_ms <= fault.until_ms for fault in self.crashes())
 
-    def loser(self, at_ms: int) -> Fault | None:
-        """The fault in which the outcome of an attempt of that time may have been lost: of several the nearest."""
-        possible = [
-            fault
-            for fault in self.records.faults
-            if fault.kind is not Kind.HARMLESS and fault.at_ms - _OUTCOME_MS <= at_ms <= fault.until_ms + _AFTER_MS
-        ]
-        # First those that it lies in, then by how far it is from their beginning.
-        return min(
-            possible, key=lambda one: (not one.at_ms <= at_ms <= one.until_ms, abs(one.at_ms - at_ms)), default=None
-        )
+    def places_of(self, heard: Heard) -> Sequence[Place]:
+        """Where an event is in the log; of an erased phone's all places that were erased."""
+        found = self._places.get(heard.what, ())
+        if not found and heard.phone[1] in self.erased_phones:
+            return [place for account, place in self.records.store.erased if account == heard.what[0]]
+        return found
+
+    @cached_property
+    def _places(self) -> Mapping[What, list[Place]]:
+        found: dict[What, list[Place]] = defaultdict(list)
+        for event in self.records.store.events:
+            found[event.what].append((event.shard, event.position))
+        return found
 
 
-def _heard(post: Post, event: Mapping[str, object]) -> Heard:
-    data = cast("Mapping[str, object]", event["data"])
-    status = str(data["status"])
-    receipt = cast("Mapping[str, object] | None", data["receipt"])
-    key = str(data["session_no"]), digits_of(str(data["phone"])), str(data["user_id"])
-    time = _seconds(str(receipt["time"])) if receipt and receipt["time"] and status in FINAL else 0
-    return Heard(
-        post=post,
-        id=str(event["id"]),
-        what=(str(data["account"]), *key, status, time),
-        phone=key,
-        status=status,
-        sequence=int(str(data["sequence"])),
-        observed_ms=_millis(str(event["timestamp"])),
-        body=event,
-    )
+def asks_for(subscriber: Subscriber, event: Logged) -> bool:
+    """Whether an event is of a type and status that a subscription hears of. Of itself nobody is told."""
+    kind = TYPES[event.type]
+    if not any(kind == one or (one.endswith(".*") and kind.startswith(one[:-1])) for one in subscriber.types):
+        return False
+    if kind.startswith("bridge."):
+        about: dict[str, object] = json.loads(event.data)
+        return about["subscription"] != subscriber.id
+    return bool(event.type) or not subscriber.statuses or event.status in subscriber.statuses
 
 
 def _seconds(iso: str) -> int:

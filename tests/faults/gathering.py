@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
 import msgspec
 
 from tests.faults.receivers import members_of
-from tests.faults.records import Answers, Fault, Post, Word, meaning_of
+from tests.faults.records import Answers, Asked, Attempt, Fault, Hindrance, Journal, Post, Word, meaning_of
 
 
 def answers(page: Callable[[int], Any]) -> Answers:
@@ -57,3 +58,46 @@ def lags(posts: Sequence[Post]) -> tuple[int, ...]:
 def recovered(fault: Fault, accepted: list[int]) -> Fault:
     after = next((at_ms for at_ms in accepted if at_ms >= fault.until_ms), 0)
     return msgspec.structs.replace(fault, recovered_ms=after)
+
+
+def journal(lines: Iterable[str]) -> Journal:
+    """What workers wrote down from within."""
+    attempts: dict[str, Attempt] = {}
+    asked: dict[str, Asked] = {}
+    hindrances: list[Hindrance] = []
+    for line in lines:
+        one = json.loads(line)
+        at_ms, pid, name = one["at"], one["pid"], one.get("name", "")
+        match one["what"]:
+            case "sent":
+                attempts[name] = Attempt(name=name, pid=pid, sent_ms=at_ms)
+            case "heard":
+                heard = {"heard_ms": at_ms, "code": one["code"], "status": one["status"]}
+                attempts[name] = msgspec.structs.replace(attempts[name], **heard)
+            case "dropped":
+                attempts[name] = msgspec.structs.replace(attempts[name], dropped_ms=at_ms)
+            case "asked":
+                asked[name] = _asked(one)
+            case "answered":
+                asked[name] = msgspec.structs.replace(asked[name], answered_ms=at_ms, reply=one["reply"])
+            case "stood still":
+                hindrances.append(Hindrance(pid=pid, what="stood still", since_ms=one["since"], until_ms=at_ms))
+            case "broken":
+                what = f"store failed ({one['said']})"
+                hindrances.append(Hindrance(pid=pid, what=what, since_ms=at_ms, until_ms=at_ms))
+            case other:
+                raise ValueError(f"no line of a journal: {other}")
+    return Journal(attempts=attempts, asked=tuple(asked.values()), hindrances=tuple(hindrances))
+
+
+def _asked(one: Mapping[str, Any]) -> Asked:
+    return Asked(
+        pid=one["pid"],
+        script=one["script"],
+        subscription=one["subscription"],
+        shard=one["shard"],
+        token=one["token"],
+        asked_ms=one["at"],
+        hold_ms=one.get("hold_ms", 0),
+        accepted=tuple((millis, sequence) for millis, sequence in one.get("accepted", ())),
+    )

@@ -101,7 +101,10 @@ SCENARIOS: Mapping[str, Plan] = {
     ),
     "an operator is at work": Plan(
         seed=14,
-        applications=("well", "moody", "batches", "failures", "by session", "removed"),
+        applications=(
+            *("well", "moody", "batches", "failures", "by session", "removed"),
+            *("pushed", "masked", "hashed", "sessions"),
+        ),
         faults=(
             "secret rotated",
             "phone erased",
@@ -176,7 +179,10 @@ def by_chance(seed: int, *, faults: int = 12, sessions: int = 150, store: str | 
         store=its,
         faults=tuple(made),
         stops=tuple(chance.sample(ALL_STOPS, chance.choice([0, 0, 2]))),
-        applications=("well", "moody", "batches", "failures", "by session", "secure", "forbidden", "removed"),
+        applications=(
+            *("well", "moody", "batches", "failures", "by session", "secure", "forbidden", "removed"),
+            *("pushed", "masked", "hashed", "sessions"),
+        ),
     )
 
 

@@ -9,9 +9,12 @@ import asyncio
 import contextlib
 import ssl
 import threading
+import time
 import weakref
 from collections.abc import Coroutine, Mapping
 from typing import Any, TypeVar
+
+from tests.faults.records import Harm
 
 T = TypeVar("T")
 
@@ -42,6 +45,14 @@ class Link:
         self.refusing = False
         self.open: set[asyncio.WriteTransport] = set()
         self.known: weakref.WeakSet[asyncio.WriteTransport] = weakref.WeakSet()
+        self.harms: list[Harm] = []
+
+    def harm(self, onward: asyncio.WriteTransport, how: str) -> None:
+        """Note what is done to a connection: whoever is at its other end knows it by the port that it comes from."""
+        name = onward.get_extra_info("sockname")
+        if name is not None:
+            at_ms = time.time_ns() // 1_000_000
+            self.harms.append(Harm(link=self.name, port=name[1], at_ms=at_ms, how=how))
 
     def heal(self) -> None:
         """Let everything through again."""
@@ -110,6 +121,7 @@ class Proxy:
     async def _abort(self, link: Link) -> int:
         count = len(link.open)
         for transport in list(link.open):
+            link.harm(transport, "reset")
             transport.abort()
         return count
 
@@ -144,8 +156,8 @@ async def _pass(link: Link, reader: asyncio.StreamReader, writer: asyncio.Stream
     link.known.update(transports)
     try:
         both = [
-            asyncio.ensure_future(_pump(link, reader, onward, replies=False)),
-            asyncio.ensure_future(_pump(link, upstream, writer, replies=True)),
+            asyncio.ensure_future(_pump(link, reader, onward, onward, replies=False)),
+            asyncio.ensure_future(_pump(link, upstream, writer, onward, replies=True)),
         ]
         await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
         for pump in both:
@@ -157,21 +169,33 @@ async def _pass(link: Link, reader: asyncio.StreamReader, writer: asyncio.Stream
             transport.close()
 
 
-async def _pump(link: Link, source: asyncio.StreamReader, sink: asyncio.StreamWriter, *, replies: bool) -> None:
+async def _pump(
+    link: Link,
+    source: asyncio.StreamReader,
+    sink: asyncio.StreamWriter,
+    onward: asyncio.StreamWriter,
+    *,
+    replies: bool,
+) -> None:
     with contextlib.suppress(OSError):
         while data := await source.read(65536):
+            if link.stalled:
+                link.harm(onward.transport, "stalled")
             while link.stalled:  # noqa: ASYNC110 - set from other threads, which may not touch an asyncio.Event
                 await asyncio.sleep(0.01)
             if replies and link.delay_s:
+                link.harm(onward.transport, "delayed")
                 await asyncio.sleep(link.delay_s)
             if replies and link.cut_next > 0:
                 link.cut_next -= 1
+                link.harm(onward.transport, "cut")
                 sink.write(data[: len(data) // 2])
                 with contextlib.suppress(OSError):
                     await sink.drain()
                 return
             if replies and link.garble_next > 0:
                 link.garble_next -= 1
+                link.harm(onward.transport, "garbled")
                 sink.write(_JUNK)
                 with contextlib.suppress(OSError):
                     await sink.drain()

@@ -11,8 +11,9 @@ from collections.abc import Iterator
 from typing import Any, cast
 
 import msgspec
+import redis
 
-from tests.faults.records import Logged, Place, Queue, Session, Store, digits_of
+from tests.faults.records import Logged, Place, Queue, Session, Store, digits_of, name_of
 
 _STATUSES = ("tracked", "unknown", "delivered", "undelivered", "expired", "failed", "no_receipt")
 
@@ -50,6 +51,16 @@ class Reader:
                 if value is not None:
                     yield (account, name.decode()[len(prefix) :]), _session(value)
 
+    def lengths(self, broker_url: str) -> dict[str, int]:
+        """How many messages wait in each of the broker's queues."""
+        with redis.Redis.from_url(broker_url, socket_timeout=30) as broker:
+            broker_queues = ("bridge.track", "bridge.control", "bridge.poll", "bridge.deliver")
+            return {name: cast("int", broker.llen(name)) for name in broker_queues}
+
+    def calls(self) -> dict[str, str]:
+        """What keeps the account's calls to the provider, if anything does."""
+        return {name.decode(): value.decode() for name, value in self.redis.hgetall("u:rate:default").items()}
+
     def implicit(self) -> list[str]:
         """Ids of the subscriptions that exist because sessions name their URL."""
         found = {name: cast("Any", msgspec.msgpack.decode(value)) for name, value in self._registry().items()}
@@ -69,6 +80,7 @@ class Reader:
         waiting: set[Place] = set()
         dead: set[Place] = set()
         told: set[Place] = set()
+        told_ms: dict[str, list[int]] = {}
         parked, dropped, limited = False, 0, 0
         for shard in range(self._shards):
             own = f"u{{{shard}}}:"
@@ -76,7 +88,9 @@ class Reader:
             for _, fields in self.redis.xrange(f"{own}dead:{name}"):
                 dead.add((shard, cast("tuple[int, int]", struct.unpack(">QI", fields[b"p"]))))
             for key in self.redis.scan_iter(match=f"{own}told:{name}:*", count=1000):
-                told |= {(shard, position) for position in _told(self.redis.get(key) or b"")}
+                for at_ms, position in _told(self.redis.get(key) or b""):
+                    told.add((shard, position))
+                    told_ms.setdefault(name_of((shard, position)), []).append(at_ms)
             state = self.redis.hgetall(f"{own}state:{name}")
             parked |= b"parked" in state
             dropped += int(state.get(b"dropped", 0))
@@ -87,6 +101,7 @@ class Reader:
             parked=parked,
             dead=frozenset(dead),
             told=frozenset(told),
+            told_ms={place: tuple(times) for place, times in told_ms.items()},
             dropped=dropped,
             limited=limited,
         )
@@ -143,14 +158,16 @@ def _logged(account: str, shard: int, position: tuple[int, int], record: bytes) 
         receipt_time=fields[12],
         observed_ms=fields[14],
         of_provider=fields[9] is not None,
+        data=fields[16],
     )
 
 
-def _told(noted: bytes) -> Iterator[tuple[int, int]]:
+def _told(noted: bytes) -> Iterator[tuple[int, tuple[int, int]]]:
+    """When each delivery was settled (ms, the lowest 32 bits), and its position's."""
     at = 0
     while at < len(noted):
-        _, count = struct.unpack_from(">IH", noted, at)
+        at_ms, count = struct.unpack_from(">IH", noted, at)
         at += 6
         for _ in range(count):
-            yield struct.unpack_from(">II", noted, at)
+            yield at_ms, struct.unpack_from(">II", noted, at)
             at += 10

@@ -38,6 +38,8 @@ MOODY: Mapping[str, float] = {
     "bomb": 0.02,
 }
 """What an application does: seldom ten failures in a row, at which it would be left alone for half a minute."""
+PUSHED: Mapping[str, float] = {"acknowledge": 0.6, "ok": 0.1, "says no": 0.15, "status 500": 0.05, "lost answer": 0.1}
+"""A receiver of the provider's own pushes: under status 200 it says in the body whether it took them."""
 HANGING: Mapping[str, float] = {"hang": 1.0}
 
 _Answer = tuple[int, *tuple[tuple[str, str], ...]]
@@ -52,8 +54,11 @@ _STATUSES: Mapping[str, _Answer] = {
 }
 _BOMB = gzip.compress(bytes(50_000_000))
 """50 MB in 49 kB. The bridge asks for no coding, undoes none, and reads no more of it than of any answer."""
-_ENDLESS = 200_000
-"""Bytes of an answer that should not be read: the bridge reads 4 kB of it, and takes the 2xx."""
+_MORE_THAN_IS_READ: Mapping[str, bytes] = {
+    "endless": b"HTTP/1.1 200 OK\r\nContent-Length: 200000\r\n\r\n" + b"x" * 8192,
+    "bomb": b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: %d\r\n\r\n" % len(_BOMB) + _BOMB,
+}
+"""Answers of which the bridge reads 4 kB, and takes the 2xx."""
 
 
 class Application:
@@ -261,6 +266,8 @@ class _Handler(BaseHTTPRequestHandler):
                 mood=mood,
                 status=status,
                 accepted=whole and 200 <= status < 300,
+                attempt=headers.get("x-attempt", ""),
+                port=self.client_address[1],
             )
         )
 
@@ -276,6 +283,10 @@ class _Handler(BaseHTTPRequestHandler):
         if mood in _STATUSES:
             status, *headers = _STATUSES[mood]
             return self._send(status, [*headers, *([("Location", application.redirect_to)] if status == 307 else [])])
+        if mood in _MORE_THAN_IS_READ:
+            self._write(_MORE_THAN_IS_READ[mood])
+            self.close_connection = True
+            return 200, True
         match mood:
             case "hang":
                 application.healed.wait(3 * application.timeout_s)
@@ -286,15 +297,11 @@ class _Handler(BaseHTTPRequestHandler):
                 self._write(b"HTTP/1.1 204 No Con")
             case "drip":
                 self._drip(application, b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nslow")
-            case "endless":
-                self._write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % _ENDLESS + b"x" * 8192)
-                self.close_connection = True
-                return 200, True
-            case "bomb":
-                head = f"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: {len(_BOMB)}\r\n\r\n"
-                self._write(head.encode() + _BOMB)
-                self.close_connection = True
-                return 200, True
+            case "acknowledge":
+                return self._send(200, body=b'{"code":0}')
+            case "says no":
+                self._send(200, body=b'{"code":1,"message":"not now"}')
+                return 200, False
             case "flood":
                 while not application.healed.is_set():
                     self._write(b"HTTP/1.1 102 Processing\r\n\r\n" * 100)
@@ -312,12 +319,12 @@ class _Handler(BaseHTTPRequestHandler):
             if application.healed.wait(0.1):
                 return
 
-    def _send(self, status: int, headers: Sequence[tuple[str, str]] = ()) -> tuple[int, bool]:
+    def _send(self, status: int, headers: Sequence[tuple[str, str]] = (), body: bytes = b"") -> tuple[int, bool]:
         lines = [f"HTTP/1.1 {status} Simulated"]
         lines += [f"{name}: {value}" for name, value in headers]
         if status != 204:
-            lines.append("Content-Length: 0")
-        self._write("\r\n".join([*lines, "", ""]).encode())
+            lines.append(f"Content-Length: {len(body)}")
+        self._write("\r\n".join([*lines, "", ""]).encode() + body)
         return status, True
 
     def _write(self, data: bytes) -> None:
@@ -326,12 +333,14 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 def members_of(post: Post) -> Iterator[Mapping[str, object]]:
-    """The events that a POST carries: itself, or its batch's. A body that is none of ours carries none."""
+    """The events that a POST carries: itself, its batch's, or a push's receipts. Any other body carries none."""
     try:
         event = json.loads(post.body)
     except ValueError:
         return
     if isinstance(event, dict) and event.get("type") == "bridge.batch":
         yield from event["data"]
+    elif isinstance(event, dict) and event.get("MsgType") == 2:
+        yield from event["Data"]
     elif isinstance(event, dict):
         yield event

@@ -7,12 +7,24 @@ milliseconds of this machine's clock, which is the store's too.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping
 from enum import StrEnum
 
 import msgspec
 
+CHANGE, COMPLETED, OVERDUE = "sms.status.changed", "sms.session.completed", "sms.session.overdue"
+TYPES = (
+    CHANGE,
+    "bridge.test",
+    COMPLETED,
+    OVERDUE,
+    "bridge.subscription.disabled",
+    "bridge.delivery.exhausted",
+    "bridge.backlog.dropped",
+)
+"""Types of events, by the number that a record in the log has."""
 FINAL = frozenset({"delivered", "undelivered", "expired", "failed", "no_receipt"})
 
 Key = tuple[str, str, str]
@@ -20,7 +32,8 @@ Key = tuple[str, str, str]
 
 What = tuple[str, str, str, str, str, int]
 """Account, SessionNo, digits, user id, status, and the ReceiptTime of a provider's final word (else 0): by the
-contract the same change has the same one, and another change another."""
+contract the same change has the same one, and another change another. Of what is no change of a phone's: account, "",
+"", its type, its data (as JSON, sorted), 0."""
 
 
 def digits_of(phone: str) -> str:
@@ -37,6 +50,11 @@ def meaning_of(result: str, code: str) -> str:
     if word in {"发送失败", "fail", "send failed"}:
         return "expired" if code.upper().startswith("EXPIRED") else "undelivered"
     return "failed" if word == "submitfail" else "unknown"
+
+
+def canonical(data: str) -> str:
+    """JSON as one of its many spellings."""
+    return json.dumps(json.loads(data), sort_keys=True)
 
 
 class Word(msgspec.Struct, frozen=True, kw_only=True):
@@ -67,6 +85,7 @@ class Post(msgspec.Struct, frozen=True, kw_only=True):
 
     ``verified_by`` are the places of those of the receiver's secrets with which a public library verifies it;
     ``status`` is what was answered, 0 where nothing was; ``accepted`` says that a whole 2xx was handed to the system.
+    ``attempt`` is the name that the sending process's journal has it under, ``port`` where its connection came from.
     """
 
     subscription: str
@@ -79,6 +98,8 @@ class Post(msgspec.Struct, frozen=True, kw_only=True):
     mood: str
     status: int
     accepted: bool
+    attempt: str = ""
+    port: int = 0
 
 
 class Secret(msgspec.Struct, frozen=True, kw_only=True):
@@ -92,13 +113,18 @@ class Secret(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Subscriber(msgspec.Struct, frozen=True, kw_only=True):
-    """A subscription as the harness made it. ``removed_ms`` is when its removal began and was done."""
+    """A subscription as the harness made it. ``removed_ms`` is when its removal began and was done; ``phone_key`` is
+    what an application that hears hashed phones was given to hash its own with."""
 
     id: str
     account: str
     asked_ms: int
     added_ms: int
+    types: tuple[str, ...] = (CHANGE,)
     statuses: tuple[str, ...] = ()
+    format: str = "standard"
+    phones: str = "full"
+    phone_key: str = ""
     implicit: bool = False
     secrets: tuple[Secret, ...] = ()
     removed_ms: tuple[int, int] | None = None
@@ -160,24 +186,101 @@ class Logged(msgspec.Struct, frozen=True, kw_only=True):
     receipt_time: int
     observed_ms: int
     of_provider: bool
+    data: str = ""
 
     @property
     def what(self) -> What:
+        if self.type:
+            return self.account, "", "", TYPES[self.type], canonical(self.data), 0
         time = self.receipt_time if self.of_provider and self.status in FINAL else 0
         return self.account, self.session_no, digits_of(self.phone), self.user_id, self.status, time
+
+
+class Attempt(msgspec.Struct, frozen=True, kw_only=True):
+    """A POST by the journal of the process that sent it: when libcurl told of its end and as what (0 never), or when
+    it was let go of untold. ``code`` is libcurl's, 0 where there was an answer; ``status`` is HTTP's."""
+
+    name: str
+    pid: int
+    sent_ms: int
+    heard_ms: int = 0
+    code: int = 0
+    status: int = 0
+    dropped_ms: int = 0
+
+
+class Asked(msgspec.Struct, frozen=True, kw_only=True):
+    """What a process asked of the store under a queue's hold: to settle, or to claim lanes and hold the queue on for
+    ``hold_ms``. ``accepted`` are positions. ``reply`` is -1 or 0 where the hold was lost, None where none came."""
+
+    pid: int
+    script: str
+    subscription: str
+    shard: int
+    token: str
+    asked_ms: int
+    hold_ms: int = 0
+    accepted: tuple[tuple[int, int], ...] = ()
+    answered_ms: int = 0
+    reply: int | None = None
+
+
+class Hindrance(msgspec.Struct, frozen=True, kw_only=True):
+    """What kept a process from its work: it stood still, or its store failed it. ``until_ms`` is when that was over."""
+
+    pid: int
+    what: str
+    since_ms: int
+    until_ms: int
+
+
+class Journal(msgspec.Struct, frozen=True, kw_only=True):
+    """What all workers wrote down from within (``inside/journal.py``)."""
+
+    attempts: Mapping[str, Attempt] = {}
+    asked: tuple[Asked, ...] = ()
+    hindrances: tuple[Hindrance, ...] = ()
+
+
+class Ended(msgspec.Struct, frozen=True, kw_only=True):
+    """The end of a process: ``how`` is ``killed``, ``died`` (at a point), ``stopped``, or ``by itself``."""
+
+    pid: int
+    kind: str
+    at_ms: int
+    how: str
+    code: int = 0
+    last_lines: str = ""
+
+
+class Harm(msgspec.Struct, frozen=True, kw_only=True):
+    """What the proxy did to one connection, by the port that it comes from at its other end."""
+
+    link: str
+    port: int
+    at_ms: int
+    how: str
 
 
 Place = tuple[int, tuple[int, int]]
 """Shard and position of an event. Of accepted deliveries the store keeps the position's lowest 32 bits."""
 
 
+def name_of(place: Place) -> str:
+    """A place as a key: MessagePack has no maps by tuples that can be read again."""
+    shard, (millis, sequence) = place
+    return f"{shard}:{millis % 2**32}-{sequence}"
+
+
 class Queue(msgspec.Struct, frozen=True, kw_only=True):
-    """What the store says became of a subscription's events."""
+    """What the store says became of a subscription's events. ``told_ms`` are the lowest 32 bits of when each of
+    ``told`` was settled, by ``name_of`` its place."""
 
     waiting: frozenset[Place] = frozenset()
     parked: bool = False
     dead: frozenset[Place] = frozenset()
     told: frozenset[Place] = frozenset()
+    told_ms: Mapping[str, tuple[int, ...]] = {}
     dropped: int = 0
     limited: int = 0
 
@@ -206,7 +309,7 @@ class Records(msgspec.Struct, frozen=True, kw_only=True):
 
     ``callback_timeout_ms`` and ``give_up_ms`` are the run's settings; ``secrets_said`` must be in no log line, nor a
     phone of ``tracked``. ``refused_connections`` came to an address that the bridge may not call.
-    ``kills`` are processes that ended by SIGKILL. ``lags_ms`` are a well receiver's delays without and with bad
+    ``kills`` are servers of the store's that were killed. ``lags_ms`` are a well receiver's delays without and with bad
     neighbours.
     """
 
@@ -218,6 +321,9 @@ class Records(msgspec.Struct, frozen=True, kw_only=True):
     subscribers: tuple[Subscriber, ...]
     faults: tuple[Fault, ...] = ()
     actions: tuple[Action, ...] = ()
+    journal: Journal = Journal()
+    ended: tuple[Ended, ...] = ()
+    harms: tuple[Harm, ...] = ()
     callback_timeout_ms: int
     give_up_ms: int
     secrets_said: tuple[str, ...] = ()

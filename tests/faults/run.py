@@ -9,53 +9,53 @@ from __future__ import annotations
 import random
 import threading
 import time
-from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
-from types import MappingProxyType
 from typing import Any
 
 import msgspec
 
 from bridge.cli.family import Family
 from tests.faults import mischief
+from tests.faults.audience import Audience
 from tests.faults.crew import Crew
 from tests.faults.crowd import Operator, Sender, scenario
-from tests.faults.gathering import answers, lags, recovered
+from tests.faults.gathering import answers, journal, lags, recovered
 from tests.faults.names import RECEIVERS
 from tests.faults.plans import Plan
 from tests.faults.reading import Reader
-from tests.faults.receivers import HANGING, MOODY, Application, Receivers, now_ms
+from tests.faults.receivers import Application, Receivers, now_ms
 from tests.faults.records import Fault, Kind, Records, Secret, Subscriber
 from tests.faults.waiting import NotInTime, wait_until
-from tests.faults.world import KEEPS_WHAT_IT_TAKES, SHARDS, World
+from tests.faults.watchers import EVENTS, SENTRY, EventWatch, SentrySink
+from tests.faults.world import SHARDS, World
 
 _MOMENT_S = 1.0
-_LOST_AFTER_S = 20.0
-"""Longer than the broker's lease of 10 s: what is not stored by then will not come."""
+_STARTED_WITHIN_S = 150.0
+"""Patience is for what may never come. A start does, however many others the machine starts."""
 
 
 class Run:
-    """A plan while it is played. ``settings`` are of all its processes, beside ``world.SETTINGS``."""
+    """A plan while it is played."""
 
-    def __init__(self, plan: Plan, family: Family, settings: Mapping[str, str] = MappingProxyType({})) -> None:
+    def __init__(self, plan: Plan, family: Family) -> None:
         self.plan = plan
         self.chance = random.Random(plan.seed)
+        self.sentry = SentrySink()
         self.world = World(
             family,
             scenario=scenario(plan.seed, plan.words_over_s),
-            settings=settings,
+            settings={"SENTRY_DSN": self.sentry.dsn},
             own_broker=plan.own_broker,
             store=plan.store,
         )
         self.receivers = Receivers()
         self.operator = Operator(self.world, self.receivers)
+        self.audience = Audience(self.operator, plan.seed)
         self.crew = Crew(self.world, self.chance, stops=plan.stops, bugs=plan.bugs)
-        self.removable: list[Application] = []
         self.faults: list[Fault] = []
         self.sender: Sender
         self.reader: Reader
-        self._by_session: Application | None = None
+        self._events: EventWatch
         self._ended = threading.Event()
         self._lags: tuple[tuple[int, ...], tuple[int, ...]] = ((), ())
 
@@ -65,7 +65,10 @@ class Run:
             self.sender.quit()
         if hasattr(self, "reader"):
             self.reader.close()
+        if hasattr(self, "_events"):
+            self._events.close()
         self.receivers.close()
+        self.sentry.close()
         self.world.close()
 
     def play(self) -> Records:
@@ -75,31 +78,23 @@ class Run:
             stuck = ""
         except NotInTime as error:
             # What is known then is what somebody needs who looks for the reason.
-            stuck = str(error)
+            stuck = f"{error}; {self._state()}"
         self._finish_sending()
         self._heal()
-        if not KEEPS_WHAT_IT_TAKES:
-            self._track_again()
         left = self._drain()
         if self.plan.neighbours:
             self._stand_beside()
         # Now with applications that are well: what may be left waits for one of them, which was left alone for a while.
         self._heal_applications()
-        return self.records("; ".join(filter(None, [stuck, left and self._drain()])))
+        return self.records("; ".join(filter(None, [self.sender.error, stuck, left and self._drain()])))
 
-    def _track_again(self) -> None:
-        """What kombu's channel lost is tracked once more, and reported: the rest is to be seen all the same."""
-        with suppress(NotInTime):
-            self.wait_for_trackings(_LOST_AFTER_S)
-        stored = {no for _, no in self.sessions()}
-        lost = [{"session_no": one.session_no} for one in self.sender.tracked if one.session_no not in stored]
-        if lost:
-            self.sender.track(lost)
-            at_ms = now_ms()
-            name = "trackings lost by kombu's channel"
-            self.faults.append(
-                Fault(name=name, kind=Kind.HARMLESS, at_ms=at_ms, until_ms=at_ms, detail=f"{len(lost)} sessions")
-            )
+    def _state(self) -> str:
+        """Where all stands, for whoever looks for the reason why nothing goes on."""
+        found = self.sessions()
+        queues = self.reader.lengths(self.world.broker.url)
+        settled = sum(bool(one.settled_ms) for one in found.values())
+        sender = f"sent {len(self.sender.tracked)}, {self.sender.failed} times in vain"
+        return f"{sender}; {len(found)} stored, {settled} settled; queued: {queues}; calls: {self.reader.calls()}"
 
     def _make_trouble(self) -> None:
         self.warm_up()
@@ -125,7 +120,7 @@ class Run:
             self.crew.look_after()
             return self.accepted() > 0
 
-        wait_until("the first callback is accepted", is_at_work, self.plan.patience_s)
+        wait_until("the first callback is accepted", is_at_work, _STARTED_WITHIN_S)
 
     def _await_work(self) -> None:
         """A fault shows nothing of an idle bridge: something was accepted since the last one."""
@@ -149,12 +144,14 @@ class Run:
     def start(self) -> None:
         self.world.start()
         self.reader = Reader(self.world.store.client(), SHARDS)
+        self._events = EventWatch(self.world.broker.url)
+        self._events.start()
         link = self.world.proxy.link("receivers", "127.0.0.1", self.receivers.port)
         self.world.proxy.link("receivers by TLS", "127.0.0.1", self.receivers.port, self.world.identities.contexts)
         self.receivers.host = self.world.names.of(RECEIVERS)
         with ThreadPoolExecutor(4) as pool:
             list(pool.map(lambda kind: self._subscribe(kind, link.port), self.plan.applications))
-        callback = self._by_session.url if self._by_session else ""
+        callback = self.audience.by_session.url if self.audience.by_session else ""
         self.sender = Sender(self.world, self.plan.seed, self.plan.sessions, self.plan.per_s, callback=callback)
         self.crew.start(self.plan.workers, web=self.plan.web)
         threading.Thread(target=self._note_sizes, name="sizes", daemon=True).start()
@@ -164,32 +161,13 @@ class Run:
             self.world.store.note_size()
 
     def _subscribe(self, kind: str, port: int) -> None:
-        chance = random.Random(f"{self.plan.seed} {kind}")
-        match kind:
-            case "well":
-                self.operator.subscribe(Application("well", chance))
-            case "moody":
-                self.operator.subscribe(Application("moody", chance, MOODY), through=port)
-            case "batches":
-                application = Application("batches", chance, MOODY)
-                self.operator.subscribe(application, "--max-batch", "20", through=port)
-            case "secure":
-                secure = self.world.proxy.links["receivers by TLS"]
-                self.operator.subscribe(Application("secure", chance, MOODY), through=secure.port, scheme="https")
-            case "failures":
-                self.operator.subscribe(Application("failures", chance), "--statuses", "undelivered,expired,failed")
-            case "removed":
-                self.removable.append(self.operator.subscribe(Application("removed", chance, MOODY), through=port))
-            case "by session":
-                self._by_session = Application("by-session", chance)
-                self.operator.expect_callbacks(self._by_session)
-            case "forbidden":
-                for url in self.receivers.canary_urls:
-                    self.operator.subscribe_where_forbidden(url)
-            case "hanging":
-                self.operator.subscribe(Application("hanging", chance, HANGING))
-            case _:
-                raise ValueError(f"no kind of application: {kind}")
+        links = self.world.proxy.links
+        self.audience.subscribe(kind, port, links["receivers by TLS"].port, self.receivers.canary_urls)
+
+    @property
+    def removable(self) -> list[Application]:
+        """Those that a fault may remove."""
+        return self.audience.removable
 
     # What faults use.
 
@@ -199,11 +177,6 @@ class Run:
         at_ms = now_ms()
         detail = act(self, self.chance)
         self.faults.append(Fault(name=name, kind=kind, at_ms=at_ms, until_ms=now_ms(), detail=detail))
-
-    @property
-    def kills(self) -> int:
-        """How many processes ended by ``kill -9``."""
-        return self.crew.kills + self.world.store.kills
 
     def any_application(self, chance: random.Random) -> Application:
         """One that is subscribed and stays so."""
@@ -327,9 +300,9 @@ class Run:
         for one in self.operator.subscribers.values():
             secrets = self.operator.applications[one.id].secrets
             found.append(msgspec.structs.replace(one, secrets=secrets))
-        if self._by_session is not None:
+        if self.audience.by_session is not None:
             for name in self.reader.implicit():
-                self._by_session.subscription = name
+                self.audience.by_session.subscription = name
                 found.append(
                     Subscriber(
                         id=name,
@@ -337,7 +310,7 @@ class Run:
                         asked_ms=0,
                         added_ms=0,
                         implicit=True,
-                        secrets=self._by_session.secrets,
+                        secrets=self.audience.by_session.secrets,
                     )
                 )
         return found
@@ -352,19 +325,31 @@ class Run:
             answers=answers(self.world.provider_log),
             posts=tuple(posts),
             store=self.reader.read(),
-            log_lines=self.world.log_lines() | {"web's answers": self.world.web_answers()},
+            log_lines=self._log_lines(),
             tracked=tuple(self.sender.tracked),
             subscribers=subscribers,
             faults=tuple(recovered(fault, accepted) for fault in self._all_faults()),
             actions=tuple(self.operator.actions),
+            journal=journal(self.world.read_journal()),
+            ended=tuple(self.crew.ended),
+            harms=tuple(harm for link in self.world.proxy.links.values() for harm in link.harms),
             callback_timeout_ms=1000,
             give_up_ms=600_000,
             secrets_said=self._secrets_said(subscribers),
             refused_connections=tuple(self.receivers.refused),
             lags_ms=self._lags,
-            kills=self.kills,
+            kills=self.world.store.kills,
             not_drained=not_drained,
         )
+
+    def _log_lines(self) -> dict[str, tuple[str, ...]]:
+        """What processes wrote, and told others."""
+        heard = {
+            "web's answers": self.world.web_answers(),
+            SENTRY: tuple(self.sentry.lines),
+            EVENTS: tuple(self._events.lines),
+        }
+        return self.world.log_lines() | heard
 
     def _secrets_said(self, subscribers: tuple[Subscriber, ...]) -> tuple[str, ...]:
         own: list[Secret] = [secret for one in subscribers for secret in one.secrets]

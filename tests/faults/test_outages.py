@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -19,16 +18,15 @@ from tests.faults.receivers import Application
 from tests.faults.run import Run
 from tests.faults.waiting import wait_until
 from tests.faults.world import CommandFailed
-from tests.hostile import Connection, ok, serving
 
 _EMPTIED = "the store was emptied, or is another one than before"
 
 
 @contextmanager
-def at_work(**settings: str) -> Iterator[Run]:
+def at_work() -> Iterator[Run]:
     """Two workers, beat and web, with callbacks that are accepted."""
     with Family("faults", handle_signals=False) as family:
-        run = Run(Plan(applications=("well",)), family, settings)
+        run = Run(Plan(applications=("well",)), family)
         try:
             run.start()
             run.warm_up()
@@ -131,22 +129,8 @@ def empty(run: Run, how: str) -> None:
     server.revive()
 
 
-class Sentry:
-    """Takes events as Sentry does."""
-
-    def __init__(self) -> None:
-        self.events: list[str] = []
-
-    def __call__(self, connection: Connection) -> None:
-        while (request := connection.request()) is not None:
-            head, body = request
-            self.events.append((gzip.decompress(body) if b"gzip" in head.lower() else body).decode())
-            connection.sock.sendall(ok(b"{}"))
-
-
 def test_keys_that_are_refused_for_an_hour_are_visible_and_lose_nothing() -> None:
-    sentry = Sentry()
-    with serving(sentry) as server, at_work(SENTRY_DSN=f"http://key@127.0.0.1:{server.port}/1") as run:
+    with at_work() as run:
         before = pids(run)
         run.world.steer_provider({"rates": [{"fault": "retcode", "ret_code": 171, "rate": 1.0}]})
         run.sender.send()
@@ -160,7 +144,7 @@ def test_keys_that_are_refused_for_an_hour_are_visible_and_lose_nothing() -> Non
         wait_until("all is settled", lambda: all(one.settled_ms for one in run.sessions().values()))
         assert {one.session_no for one in refused} <= {no for _, no in run.sessions()}
         assert [one["verdict"] for one in findings(run, "provider")] == ["ok"]
-        told = [event for event in sentry.events if "account refused by the provider" in event]
+        told = [line for line in run.sentry.lines if "account refused by the provider" in line]
         assert len(told) == 1
         assert pids(run) == before
 

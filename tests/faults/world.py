@@ -173,6 +173,7 @@ class World:
         self.notes = self.directory / "notes"
         self.names = Names(self.directory)
         self.identities = Identities(self.directory, (PROVIDER, RECEIVERS, "127.0.0.1"))
+        self.journal = self.directory / "journal"
         self.proxy = Proxy()
         self._stack = ExitStack()
         self.store: Server | SentinelStore | ClusterStore = Server(family, "store", durable=True)
@@ -261,8 +262,14 @@ class World:
         """Start a worker. ``inside`` is what is to happen in it (``inside/sitecustomize.py``); ``skew_s`` sets its
         wall clock off by as much."""
         changes: dict[str, str] = {}
-        told = {"root": str(ROOT), "notes": str(self.notes), "visibility_s": 10, "skew_s": skew_s}
-        told |= {"authorities": str(self.identities.authorities)} | dict(inside or {})
+        told = {
+            "root": str(ROOT),
+            "notes": str(self.notes),
+            "journal": str(self.journal),
+            "authorities": str(self.identities.authorities),
+            "visibility_s": 10,
+            "skew_s": skew_s,
+        } | dict(inside or {})
         changes["FAULTS_INSIDE"] = json.dumps(told)
         changes["PYTHONPATH"] = str(Path(__file__).with_name("inside"))
         return self._tasks("worker", ["--concurrency", "8"], self.environment | changes)
@@ -307,6 +314,10 @@ class World:
     def read_notes(self) -> list[str]:
         """What workers noted from within (``inside/sitecustomize.py``)."""
         return self.notes.read_text().splitlines() if self.notes.exists() else []
+
+    def read_journal(self) -> list[str]:
+        """What workers wrote down of their work (``inside/journal.py``)."""
+        return self.journal.read_text().splitlines() if self.journal.exists() else []
 
     def web_url(self) -> str:
         """Where the last web process is, "" as long as it has not said so."""

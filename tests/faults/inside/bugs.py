@@ -6,6 +6,7 @@ nothing to change raises, and the worker does not start: it must be adapted, not
 
 from __future__ import annotations
 
+import os
 import random
 import sys
 from collections.abc import Callable, Mapping
@@ -158,6 +159,81 @@ def talks_of_phones(module: Any, chance: random.Random, note: Note) -> None:  # 
     module.pack = wrong
 
 
+def tells_sentry_of_phones(module: Any, chance: random.Random, note: Note) -> None:  # noqa: ARG001 - as all are called
+    """Something is reported past the scrubber: as an envelope of another kind than an event."""
+    from sentry_sdk import get_client
+    from sentry_sdk.envelope import Envelope
+
+    right = module.pack
+
+    def wrong(event: Any) -> Any:
+        transport = get_client().transport
+        if transport is not None:
+            note("bug tells_sentry_of_phones")
+            envelope = Envelope()
+            envelope.add_event({"message": f"recorded a change of {event.phone}"})
+            transport.capture_envelope(envelope)
+        return right(event)
+
+    module.pack = wrong
+
+
+def shows_arguments(module: Any, chance: random.Random, note: Note) -> None:  # noqa: ARG001 - as all are called
+    """What a sender says of its arguments is left as it is, for Flower to show."""
+    right = module.admit
+
+    def wrong(headers: Any, *args: Any) -> Any:
+        admitted = right(headers, *args)
+        shown = headers.get("argsrepr") if isinstance(headers, dict) else None
+        if not shown:
+            return admitted
+        note("bug shows_arguments")
+        return msgspec.structs.replace(admitted, headers={**admitted.headers, "argsrepr": shown})
+
+    module.admit = wrong
+
+
+def shows_whole_phones(module: Any, chance: random.Random, note: Note) -> None:
+    """Whoever asked for masked or hashed phones is sent some in full."""
+    right = module.masked
+
+    def wrong(phone: str) -> Any:
+        if chance.random() < 0.3:
+            note("bug shows_whole_phones")
+            return phone
+        return right(phone)
+
+    module.masked = wrong
+
+
+def forgets_completions(module: Any, chance: random.Random, note: Note) -> None:
+    """That a session settled is told of some only."""
+    right = module.completes
+
+    def wrong(*args: Any) -> Any:
+        found = right(*args)
+        if found and chance.random() < 0.3:
+            note("bug forgets_completions")
+            return False
+        return found
+
+    module.completes = wrong
+
+
+def ends_by_itself(module: Any, chance: random.Random, note: Note) -> None:
+    """Some changes are more than the process can bear."""
+    right = module.pack
+
+    def wrong(event: Any) -> Any:
+        if chance.random() < 0.05:
+            note("bug ends_by_itself")
+            sys.stderr.write("this is too much\n")
+            os._exit(7)
+        return right(event)
+
+    module.pack = wrong
+
+
 def calls_anybody(module: Any, chance: random.Random, note: Note) -> None:  # noqa: ARG001 - as all are called
     """No address is refused."""
     right = module.address_refusal
@@ -195,6 +271,11 @@ BUGS: Mapping[str, tuple[str, Bug]] = {
     "loses_its_lane": ("bridge.domain.events", loses_its_lane),
     "serves_one_at_a_time": ("bridge.delivery.loop", serves_one_at_a_time),
     "talks_of_phones": ("bridge.domain.events", talks_of_phones),
+    "tells_sentry_of_phones": ("bridge.domain.events", tells_sentry_of_phones),
+    "shows_arguments": ("tasks.intake", shows_arguments),
+    "shows_whole_phones": ("bridge.domain.formats", shows_whole_phones),
+    "forgets_completions": ("bridge.domain.session_events", forgets_completions),
+    "ends_by_itself": ("bridge.domain.events", ends_by_itself),
     "calls_anybody": ("bridge.delivery.guard", calls_anybody),
     "loses_outcomes": ("bridge.store.queues", loses_outcomes),
 }
@@ -210,8 +291,13 @@ BREAKS: Mapping[str, tuple[str, str]] = {
     "signs_other_bytes": ("I5", "verifies with secrets []"),
     "loses_its_lane": ("I6", "before event"),
     "serves_one_at_a_time": ("I7", "beside receivers that hang"),
-    "talks_of_phones": ("I8", "holds a phone"),
+    "talks_of_phones": ("I8", "worker.log, line"),
+    "tells_sentry_of_phones": ("I8", "sentry, line"),
+    "shows_arguments": ("I8", "celery's events, line"),
+    "shows_whole_phones": ("I8", "which was to be masked"),
+    "forgets_completions": ("I2", "no sms.session.completed was recorded"),
+    "ends_by_itself": ("no crash loop", "ended by itself"),
     "calls_anybody": ("I9", "a connection to"),
-    "loses_outcomes": ("I10", "and nothing happened in between"),
+    "loses_outcomes": ("I10", "and nothing lost the outcome"),
 }
 """The invariant that each mistake breaks, and how that is said."""

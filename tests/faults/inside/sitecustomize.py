@@ -1,16 +1,16 @@
 """Runs inside a worker of the harness, by PYTHONPATH: no code of the bridge knows of it.
 
-``FAULTS_INSIDE`` is JSON: ``stop`` is a named point at which the process kills itself, at its ``nth`` passing; ``bugs``
-are names of mistakes to make (``bugs.py``); ``skew_s`` sets the wall clock off; ``visibility_s`` shortens the broker's
-lease and that of sessions, and other waits of minutes; ``authorities`` is a file of certificate authorities to trust
-in place of the public ones; ``notes`` is a file to write down in what happened. Points lie at the seams with other
-programs, which stay where they are when the code between them is redrawn: what is said to Redis, to the provider, and
-to receivers.
+``FAULTS_INSIDE`` is JSON: ``stops`` are named points at which the process kills itself, at its so manieth passing, if
+no other has before it: whoever does leaves a link in ``deaths``, from the point's name to its pid and the time.
+``bugs`` are names of mistakes to make (``bugs.py``); ``skew_s`` sets the wall clock off; ``visibility_s`` shortens the
+broker's lease and that of sessions, and other waits of minutes; ``authorities`` is a file of certificate authorities to
+trust in place of the public ones; ``notes`` is a file to write down in what happened, ``journal`` one for what was
+sent and settled (``journal.py``). Points lie at the seams with other programs, which stay where they are when the code
+between them is redrawn: what is said to Redis, to the provider, and to receivers.
 """
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import hashlib
 import importlib.abc
@@ -31,7 +31,7 @@ Patch = Callable[[Any], None]
 
 _given: dict[str, Any] = json.loads(os.environ.get("FAULTS_INSIDE", "{}"))
 _lock = threading.Lock()
-_left = int(_given.get("nth", 1))
+_stops: dict[str, int] = _given.get("stops", {})
 _at_work = threading.Event()
 _clock_ns = time.time_ns
 
@@ -45,20 +45,24 @@ def note(text: str) -> None:
 
 def passing(point: str) -> None:
     """Die here, if it is this point's time."""
-    global _left  # noqa: PLW0603 - one process, one stop
     if not _at_work.is_set() and point in {"provider:before", "post:before"}:
         _at_work.set()
         note("at work")
-    if point != _given.get("stop"):
+    if point not in _stops:
         return
     with _lock:
-        if _left > 1:
-            _left -= 1
-            return
-        # On a full disk it cannot be noted: then it is not to happen yet.
-        with contextlib.suppress(OSError):
-            note(f"stop {point}")
+        _stops[point] -= 1
+        if _stops[point] == 0 and _is_first_at(point):
             os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _is_first_at(point: str) -> bool:
+    """Take a point for this process. At once, and with all that is to be known: it may be killed at any moment."""
+    try:
+        Path(_given["deaths"], point).symlink_to(f"{os.getpid()} {_clock_ns() // 1_000_000}")
+    except FileExistsError:
+        return False
+    return True
 
 
 def _scripts() -> dict[bytes, str]:
@@ -73,9 +77,8 @@ def _scripts() -> dict[bytes, str]:
 
 def _watch_redis(module: Any) -> None:
     """``<script>:before`` it is sent, and ``:after`` its reply is read; so BRPOP of a stock channel."""
-    names = {**_scripts(), b"BRPOP": "BRPOP"}
-    wanted, _, when = str(_given.get("stop", "")).partition(":")
-    marks = [mark for mark, name in names.items() if name == wanted]
+    wanted = {point.partition(":")[0] for point in _stops}
+    marks = {mark: name for mark, name in {**_scripts(), b"BRPOP": "BRPOP"}.items() if name in wanted}
     if not marks:
         return
     connection = module.AbstractConnection
@@ -84,17 +87,18 @@ def _watch_redis(module: Any) -> None:
     def sending(self: Any, command: Any, *args: Any, **options: Any) -> Any:
         pieces = [command] if isinstance(command, bytes | str) else command
         packed = b"".join(piece.encode() if isinstance(piece, str) else bytes(piece) for piece in pieces)
-        said = any(mark in packed for mark in marks)
-        if said and when == "before":
-            passing(f"{wanted}:before")
+        said = [name for mark, name in marks.items() if mark in packed]
+        for name in said:
+            passing(f"{name}:before")
         self.faults_said = said
         return send(self, command, *args, **options)
 
     def reading(self: Any, *args: Any, **options: Any) -> Any:
         reply = read(self, *args, **options)
-        if getattr(self, "faults_said", False) and reply is not None:
-            self.faults_said = False
-            passing(f"{wanted}:after")
+        if getattr(self, "faults_said", []) and reply is not None:
+            said, self.faults_said = self.faults_said, []
+            for name in said:
+                passing(f"{name}:after")
         return reply
 
     connection.send_packed_command = sending
@@ -209,6 +213,13 @@ def install() -> None:
         "requests.adapters": [_watch_requests],
         "pycurl": [_watch_pycurl],
     }
+    if "journal" in _given:
+        # Beside this file, on the worker's own path. After the points: who dies at one has not heard what comes next.
+        from journal import Journal  # type: ignore[import-not-found]
+
+        journal = Journal(_given["journal"], _clock_ns)
+        patches["pycurl"].append(journal.watch_pycurl)
+        patches["redis.connection"].append(functools.partial(journal.watch_redis, scripts=_scripts()))
     if "visibility_s" in _given:
         patches["tasks.config"] = [_shorten_leases]
         patches["bridge.wiring"] = [_shorten_polls]

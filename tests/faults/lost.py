@@ -1,0 +1,251 @@
+"""Why an accepted event came again: where its outcome was lost, by what the process that had it wrote down.
+
+An outcome goes a way: a POST is sent, its answer is heard, the outcome is handed to the store, and the store keeps it.
+Each step has a record: the receiver's, the process's journal, and at the end the store's own note of the delivery. The
+step that is missing must have a cause of its own, of that very process or connection. That something happened somewhere
+at about that time is none.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
+
+from tests.faults.evidence import Evidence, Heard
+from tests.faults.records import Asked, Attempt, Ended, Harm, Hindrance, Place, name_of
+
+_TIMED_OUT = 28
+_CLOSED_BY_US = 23
+"""libcurl's name for a body of which no more is read: the status stands."""
+_EARLY_MS = 60
+"""How much earlier than it was set to a time-out may come: the clocks of a run are read apart."""
+_WRITTEN_WITHIN_MS = 300
+"""An outcome is written down within 10 ms, and no call of the store takes as long, where nothing hinders."""
+_REPEATED_FOR_MS = 6_000
+"""What the store does not answer is given up after 5 s, and asked again."""
+_FSYNC_MS = 2_000
+"""While a server syncs its file it may hold back what it writes for so long, and be killed with it."""
+
+
+class Lost:
+    """The causes of a run's duplicates."""
+
+    def __init__(self, evidence: Evidence) -> None:
+        self._evidence = evidence
+        self._records = evidence.records
+        self._attempts = self._records.journal.attempts
+        self._timeout_ms = self._records.callback_timeout_ms
+
+    def cause_of(self, subscription: str, before: Heard, again: Heard) -> str | None:
+        """Why what was accepted as ``before`` came ``again``; None where there is no reason."""
+        first, second = self._attempts.get(before.post.attempt), self._attempts.get(again.post.attempt)
+        if first is None or second is None:
+            return None
+        if first is second:
+            return self._sent_twice(first, before)
+        if not first.heard_ms:
+            return self._unheard(first)
+        if first.code not in {0, _CLOSED_BY_US}:
+            return self._misheard(first, before)
+        return self._unwritten(subscription, first, second, before)
+
+    # The answer was not heard.
+
+    def _unheard(self, one: Attempt) -> str | None:
+        """The process never came to hear of an end of this attempt."""
+        if one.dropped_ms:
+            broken = self._hindrance(one.pid, "store", one.sent_ms - _REPEATED_FOR_MS, one.dropped_ms)
+            return f"let go of: {broken}" if broken else None
+        end = self._end_of(one.pid, one.sent_ms)
+        if end is None:
+            return None
+        # By then libcurl would have given it up, had it been asked.
+        overdue_ms = one.sent_ms + self._timeout_ms + _WRITTEN_WITHIN_MS
+        if end.at_ms > overdue_ms and not self._hindrance(one.pid, "", overdue_ms - _WRITTEN_WITHIN_MS, end.at_ms):
+            return None
+        return "worker killed before it had the answer"
+
+    def _misheard(self, one: Attempt, before: Heard) -> str | None:
+        """libcurl told of a failure, though the receiver had answered."""
+        harms = self._harms_of(one, before)
+        if one.code != _TIMED_OUT:
+            cut = sorted(harms & {"cut", "garbled", "reset"})
+            return f"answer {cut[0]} on its way" if cut else None
+        if one.heard_ms - one.sent_ms < self._timeout_ms - _EARLY_MS:
+            return None  # it was given up before its time
+        if before.post.decided_ms - one.sent_ms >= self._timeout_ms - _EARLY_MS:
+            return "answered after the time-out"
+        if harms:
+            return f"answer {min(harms)} on its way"
+        still = self._hindrance(one.pid, "stood", one.sent_ms, one.heard_ms)
+        return f"answer in time, heard after the time-out: {still}" if still else None
+
+    def _sent_twice(self, one: Attempt, before: Heard) -> str | None:
+        """libcurl itself sends again what had a used connection that was closed without a byte of an answer."""
+        return "answer reset on its way, sent again by libcurl" if "reset" in self._harms_of(one, before) else None
+
+    def _harms_of(self, one: Attempt, heard: Heard) -> set[str]:
+        """What the proxy did to the connection that a POST came by, while it was under way."""
+        until_ms = (one.heard_ms or one.dropped_ms or one.sent_ms + self._timeout_ms) + _EARLY_MS
+        harms = self._harms.get(heard.post.port, ())
+        return {harm.how for harm in harms if one.sent_ms - _EARLY_MS <= harm.at_ms <= until_ms}
+
+    # The answer was heard.
+
+    def _unwritten(self, subscription: str, one: Attempt, second: Attempt, before: Heard) -> str | None:
+        places = self._evidence.places_of(before)
+        settled = [
+            call
+            for place in places
+            for call in self._settled.get((subscription, name_of(place)), ())
+            if call.pid == one.pid and call.asked_ms >= one.heard_ms - _EARLY_MS
+        ]
+        if not settled:
+            return self._never_handed_over(subscription, one, second, before)
+        answered = [call for call in settled if call.reply is not None]
+        if not answered:
+            return self._not_answered(settled[-1])
+        last = answered[-1]
+        if all(call.reply == -1 for call in answered):
+            return self._held_no_more(last, one, second)
+        if second.sent_ms < last.answered_ms:
+            return self._too_late(one, second, last.asked_ms)
+        if self._is_kept(subscription, places, settled):
+            return None
+        return self._gone_with_the_store(last.answered_ms)
+
+    def _never_handed_over(self, subscription: str, one: Attempt, second: Attempt, before: Heard) -> str | None:
+        """The answer was heard, and the store was never told of it."""
+        end = self._end_of(one.pid, one.heard_ms)
+        if end is not None and end.at_ms - one.heard_ms <= _WRITTEN_WITHIN_MS:
+            return "worker killed before it wrote the outcome"
+        hindrance = self._hindrance(one.pid, "", one.heard_ms - _EARLY_MS, one.heard_ms + _WRITTEN_WITHIN_MS)
+        if hindrance and end is not None:
+            return f"worker killed before it wrote the outcome: {hindrance}"
+        lost = [
+            call
+            for call in self._refused
+            if call.pid == one.pid
+            and call.subscription == subscription
+            and one.sent_ms - self._timeout_ms <= call.answered_ms <= one.heard_ms + _REPEATED_FOR_MS
+        ]
+        for call in lost:
+            if cause := self._held_no_more(call, one, second):
+                return cause
+        broken = self._hindrance(one.pid, "store", one.heard_ms - _EARLY_MS, one.heard_ms + _REPEATED_FOR_MS)
+        if broken:
+            return f"outcome not written: {broken}"
+        committed_ms = [place[1][0] for place in self._evidence.places_of(before)]
+        if committed_ms and min(committed_ms) > one.sent_ms and self._evidence.may_be_rolled_back(one.sent_ms):
+            return "store rolled back, and saw the change anew"
+        return None
+
+    def _not_answered(self, call: Asked) -> str | None:
+        if self._end_of(call.pid, call.asked_ms):
+            return "worker killed as it wrote the outcome"
+        broken = self._hindrance(call.pid, "store", call.asked_ms - _EARLY_MS, call.asked_ms + 3 * _REPEATED_FOR_MS)
+        return f"outcome not written: {broken}" if broken else None
+
+    def _held_no_more(self, refused: Asked, one: Attempt, second: Attempt) -> str | None:
+        """Another slice had taken over: only where this one's hold had run out, or went with the store."""
+        held = self._holds.get((refused.token, refused.subscription, refused.shard), ())
+        until_ms = max((call.asked_ms + call.hold_ms for call in held if call.asked_ms < refused.asked_ms), default=0)
+        if until_ms and until_ms <= refused.answered_ms:
+            return self._too_late(one, second, refused.answered_ms)
+        if self._evidence.may_be_rolled_back(until_ms) or self._gone_with_the_store(until_ms - self._hold_ms):
+            return "hold lost with the store"
+        return None
+
+    def _too_late(self, one: Attempt, second: Attempt, written_ms: int) -> str | None:
+        """It was sent again before its outcome was written: whose lease ran out, was hindered for all of it."""
+        if second.sent_ms - one.sent_ms < self._timeout_ms - _EARLY_MS:
+            return None  # nothing is sent that late in its lease
+        hindrance = self._hindrance(one.pid, "", one.sent_ms - self._hold_ms, written_ms)
+        return f"lease outlived: {hindrance}" if hindrance else None
+
+    # What is known.
+
+    def _is_kept(self, subscription: str, places: Iterable[Place], settled: Sequence[Asked]) -> bool:
+        """Whether the store has the note of it at the end that one of these calls made."""
+        queue = self._evidence.queue(subscription)
+        noted = [at for place in places for at in queue.told_ms.get(name_of(place), ())]
+        spans = [(call.asked_ms % 2**32, (call.answered_ms or call.asked_ms + 5_000) % 2**32) for call in settled]
+        return any(since - 5 <= at <= until + 5 for at in noted for since, until in spans)
+
+    def _gone_with_the_store(self, at_ms: int) -> str | None:
+        if self._evidence.may_be_rolled_back(at_ms):
+            return "store lost its last second"
+        for fault in self._records.faults:
+            if fault.name == "store restarted" and fault.at_ms - _FSYNC_MS <= at_ms <= fault.until_ms:
+                return "store killed before it had written its file"
+        return None
+
+    def _end_of(self, pid: int, since_ms: int) -> Ended | None:
+        """The end of a process, where it came suddenly and after this."""
+        return next(
+            (one for one in self._records.ended if one.pid == pid and one.how != "stopped" and one.at_ms >= since_ms),
+            None,
+        )
+
+    def _hindrance(self, pid: int, start: str, since_ms: int, until_ms: int) -> str | None:
+        """What hindered a process in that time, by how it begins: of several the one that took longest."""
+        found = [
+            one
+            for one in self._hindrances.get(pid, ())
+            if one.what.startswith(start) and one.since_ms <= until_ms and one.until_ms >= since_ms
+        ]
+        return max(found, key=lambda one: one.until_ms - one.since_ms).what if found else None
+
+    @cached_property
+    def _hindrances(self) -> Mapping[int, list[Hindrance]]:
+        found: dict[int, list[Hindrance]] = defaultdict(list)
+        for one in self._records.journal.hindrances:
+            found[one.pid].append(one)
+        for call in self._records.journal.asked:
+            until_ms = call.answered_ms or call.asked_ms + _REPEATED_FOR_MS
+            if until_ms - call.asked_ms > _WRITTEN_WITHIN_MS:
+                found[call.pid].append(
+                    Hindrance(pid=call.pid, what="store slow", since_ms=call.asked_ms, until_ms=until_ms)
+                )
+        return found
+
+    @cached_property
+    def _settled(self) -> Mapping[tuple[str, str], list[Asked]]:
+        """Calls that wrote an acceptance down, by subscription and place."""
+        found: dict[tuple[str, str], list[Asked]] = defaultdict(list)
+        for call in self._records.journal.asked:
+            for position in call.accepted:
+                found[call.subscription, name_of((call.shard, position))].append(call)
+        return found
+
+    @cached_property
+    def _holds(self) -> Mapping[tuple[str, str, int], list[Asked]]:
+        """Claims that were granted, by who held what."""
+        found: dict[tuple[str, str, int], list[Asked]] = defaultdict(list)
+        for call in self._records.journal.asked:
+            if call.script == "claim_lanes" and call.reply == 1:
+                found[call.token, call.subscription, call.shard].append(call)
+        return found
+
+    @cached_property
+    def _refused(self) -> list[Asked]:
+        """Calls by slices that had held a queue, and held it no more."""
+        return [
+            call
+            for call in self._records.journal.asked
+            if call.reply == (-1 if call.script == "settle_lanes" else 0)
+            and (call.token, call.subscription, call.shard) in self._holds
+        ]
+
+    @cached_property
+    def _hold_ms(self) -> int:
+        return max((call.hold_ms for call in self._records.journal.asked), default=0)
+
+    @cached_property
+    def _harms(self) -> Mapping[int, list[Harm]]:
+        found: dict[int, list[Harm]] = defaultdict(list)
+        for harm in self._records.harms:
+            if harm.link == "receivers":
+                found[harm.port].append(harm)
+        return found

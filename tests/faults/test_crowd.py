@@ -1,0 +1,41 @@
+"""A sender that ends before its time would leave a run without work, and nobody would know why."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from bridge.cli.family import Family
+from tests.faults.crowd import Sender
+from tests.faults.waiting import wait_until
+from tests.faults.world import World
+
+
+@pytest.fixture
+def world() -> Iterator[World]:
+    """A world that was not started."""
+    with Family("crowd", handle_signals=False) as family:
+        world = World(family, scenario={}, settings={})
+        world.provider_url = "http://127.0.0.1:9/"
+        yield world
+        world.close()
+
+
+def test_a_provider_that_does_not_answer_ends_no_sender(world: World) -> None:
+    sender = Sender(world, 1, 5, 1000.0)
+    sender.start()
+    wait_until("it has tried again", lambda: sender.failed > 2)
+    assert sender.is_alive()
+    sender.quit()
+    assert not sender.error
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")  # it is what is told of
+def test_a_sender_that_dies_says_of_what(world: World) -> None:
+    world.keys = ()  # type: ignore[assignment]  # with which no request can be made
+    sender = Sender(world, 1, 5, 1000.0)
+    sender.start()
+    sender.join(30)
+    assert "the sender died" in sender.error
+    sender.quit()
