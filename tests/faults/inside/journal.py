@@ -36,6 +36,7 @@ class Journal:
         self._clock_ns = clock_ns
         self._pid = os.getpid()
         self.numbers = itertools.count(1)
+        self._descriptor = -1
         self._unwritten: list[bytes] = []
         self._writing = threading.Lock()
 
@@ -43,12 +44,12 @@ class Journal:
         line = json.dumps({"at": self._clock_ns() // 1_000_000, "pid": self._pid, "what": what} | fields)
         with self._writing:
             self._unwritten.append(line.encode() + b"\n")
-            descriptor = os.open(self._file, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
-            # While its disk is full, what it did is remembered: each line says itself when that was.
+            # While its disk is full, or no descriptor is left, it is remembered: each line says itself when that was.
             with contextlib.suppress(OSError):
-                os.write(descriptor, b"".join(self._unwritten))
+                if self._descriptor < 0:
+                    self._descriptor = os.open(self._file, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+                os.write(self._descriptor, b"".join(self._unwritten))
                 self._unwritten.clear()
-            os.close(descriptor)
 
     def name(self) -> str:
         """A name that no other attempt has."""
@@ -106,7 +107,8 @@ class Journal:
     def watch_redis(self, module: Any, scripts: Mapping[bytes, str]) -> None:
         """Note outcomes that are handed to the store, holds that are taken, and what it does not answer."""
         journal, connection = self, module.AbstractConnection
-        port = urlsplit(os.environ.get("BRIDGE_REDIS_URL", "")).port
+        # What is not the broker's connection is the store's, of which each server has a port of its own.
+        broker_port = urlsplit(os.environ.get("BRIDGE_BROKER_URL", "")).port
         marks = [sha for sha, name in scripts.items() if name in _WATCHED] + [b"EVAL\r\n"]
         send, read, disconnect = connection.send_packed_command, connection.read_response, connection.disconnect
 
@@ -119,7 +121,7 @@ class Journal:
             try:
                 sent = send(self, command, *args, **options)
             except Exception as error:
-                journal.breaks(self, port, error)
+                journal.breaks(self, broker_port, error)
                 raise
             # After the library's own pings, which it sends and hears first.
             self.journal_labels = labels
@@ -132,10 +134,10 @@ class Journal:
             except module.ResponseError as error:
                 journal.answer(labels, type(error).__name__)
                 if type(error).__name__ != "NoScriptError":
-                    journal.breaks(self, port, error)
+                    journal.breaks(self, broker_port, error)
                 raise
             except Exception as error:
-                journal.breaks(self, port, error)
+                journal.breaks(self, broker_port, error)
                 raise
             journal.answer(labels, reply)
             return reply
@@ -143,15 +145,15 @@ class Journal:
         def disconnecting(self: Any, *args: Any, **options: Any) -> Any:
             if any(getattr(self, "journal_labels", [])):
                 self.journal_labels = []
-                journal.breaks(self, port, TimeoutError("given up"))
+                journal.breaks(self, broker_port, TimeoutError("given up"))
             return disconnect(self, *args, **options)
 
         connection.send_packed_command, connection.read_response = sending, reading
         connection.disconnect = disconnecting
 
-    def breaks(self, connection: Any, port: int | None, error: Exception) -> None:
+    def breaks(self, connection: Any, broker_port: int | None, error: Exception) -> None:
         """Note a failure of a connection to the store; one to the broker is of no account here."""
-        if getattr(connection, "port", None) == port:
+        if getattr(connection, "port", None) != broker_port:
             self.add("broken", said=type(error).__name__)
 
     def ask(self, words: Sequence[bytes], scripts: Mapping[bytes, str]) -> str | None:
