@@ -267,7 +267,7 @@ Place = tuple[int, tuple[int, int]]
 
 
 def name_of(place: Place) -> str:
-    """A place as a key: MessagePack has no maps by tuples that can be read again."""
+    """A place as a key that is the same whether its position is whole or as the record of deliveries has it."""
     shard, (millis, sequence) = place
     return f"{shard}:{millis % 2**32}-{sequence}"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import statistics
 import tempfile
 from collections import Counter, defaultdict
@@ -104,6 +105,7 @@ class Report:
 
 
 _KILLED = {"killed": "at any moment", "died": "at a named point"}
+_ID = re.compile(r"\[[0-9a-f-]{36}\]")
 _NEAR_MS = 15_000
 """What a fault makes a task fail with is logged once the task has given up: after three tries of 5 s."""
 
@@ -117,7 +119,8 @@ def _tracebacks(records: Records) -> Iterator[str]:
                 at_ms = datetime.fromisoformat(said["timestamp"]).timestamp() * 1000
                 beside = any(one.at_ms <= at_ms <= one.until_ms + _NEAR_MS for one in records.faults)
                 kind = said["exception"].strip().splitlines()[-1].partition(":")[0]
-                yield f"{kind} ({said['event'][:60]}), {'beside a fault' if beside else 'with no fault near'}"
+                event = _ID.sub("", said["event"])
+                yield f"{kind} ({event[:60]}), {'beside a fault' if beside else 'with no fault near'}"
 
 
 def _rows(counts: Iterable[tuple[str, int]]) -> list[tuple[str, str]]:

@@ -40,14 +40,15 @@ class Run:
     def __init__(self, plan: Plan, family: Family) -> None:
         self.plan = plan
         self.chance = random.Random(plan.seed)
-        self.sentry = SentrySink()
         self.world = World(
             family,
             scenario=scenario(plan.seed, plan.words_over_s),
-            settings={"SENTRY_DSN": self.sentry.dsn},
+            settings={},
             own_broker=plan.own_broker,
             store=plan.store,
         )
+        self.sentry = SentrySink()
+        self.world.sentry_dsn = self.sentry.dsn
         self.receivers = Receivers()
         self.operator = Operator(self.world, self.receivers)
         self.audience = Audience(self.operator, plan.seed)

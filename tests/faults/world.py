@@ -189,6 +189,8 @@ class World:
         self.keys = (secrets.token_hex(16), secrets.token_hex(16))
         self.secret_key = base64.b64encode(secrets.token_bytes(32)).decode()
         self.provider_url = ""
+        self.sentry_dsn = ""
+        """Where long-lived processes report to, before the start; not the many commands, which would take longer."""
         self.environment: dict[str, str] = {}
         self.direct: dict[str, str] = {}
         self._count = 0
@@ -233,6 +235,7 @@ class World:
             "BRIDGE_REDIS_URL": store_url,
             "BRIDGE_BROKER_URL": self.broker.url_at(broker.port),
             "BRIDGE_PROVIDER_URL": f"https://{self.names.of(PROVIDER)}:{provider.port}/",
+            "SENTRY_DSN": self.sentry_dsn,
         }
         wait_until("the simulator answers", lambda: self._provider_answers(simulator))
 

@@ -32,11 +32,11 @@ class Journal:
     """The lines of this process. ``clock_ns`` is the machine's clock, whatever this process is told of the time."""
 
     def __init__(self, file: str, clock_ns: Any) -> None:
-        self._file = file
+        # Open all the while: a process that is out of descriptors is to be watched too, and not to fail of that.
+        self._descriptor = os.open(file, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
         self._clock_ns = clock_ns
         self._pid = os.getpid()
         self.numbers = itertools.count(1)
-        self._descriptor = -1
         self._unwritten: list[bytes] = []
         self._writing = threading.Lock()
 
@@ -44,10 +44,8 @@ class Journal:
         line = json.dumps({"at": self._clock_ns() // 1_000_000, "pid": self._pid, "what": what} | fields)
         with self._writing:
             self._unwritten.append(line.encode() + b"\n")
-            # While its disk is full, or no descriptor is left, it is remembered: each line says itself when that was.
+            # While its disk is full it is remembered: each line says itself when that was.
             with contextlib.suppress(OSError):
-                if self._descriptor < 0:
-                    self._descriptor = os.open(self._file, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
                 os.write(self._descriptor, b"".join(self._unwritten))
                 self._unwritten.clear()
 
