@@ -135,7 +135,8 @@ class Slice:
         try:
             while not self._is_over(now_ms):
                 self._look(now_ms)
-                self._start(now_ms)
+                # By now: the store may have been waited for, for longer than what is ready is leased.
+                self._start(self._clock.now_ms())
                 now_ms = self._turn(1 if self._intake.looking else self._look_every_ms)
             self._wind_up(now_ms)
         finally:

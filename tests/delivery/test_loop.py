@@ -219,6 +219,32 @@ def test_what_waits_for_longer_than_its_lease_is_sent_once(bridge: Bridge, log: 
     assert report.unsettled == 0
 
 
+def test_what_a_store_was_waited_for_too_long_for_is_sent_once(
+    bridge: Bridge, log: Parts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Fault: a slice that had waited for its store for longer than a lease sent what it had claimed before, by the time
+    that it was when the wait began; its hold had run out, so the outcome was lost, and the event sent again.
+
+    It starts by the time that it is.
+    """
+    look, waits = intake.Intake.look, [0.5]
+
+    def slow(self: intake.Intake, now_ms: int, *, accept_new: bool, aside: bool) -> int:
+        found = look(self, now_ms, accept_new=accept_new, aside=aside)
+        if found and waits:
+            time.sleep(waits.pop())
+        return found
+
+    monkeypatch.setattr(intake.Intake, "look", slow)
+    receiver = Receiver()
+    with serving(receiver) as server:
+        told = publish(log, subscribe(bridge, server.url), sessions=3)
+        report = drain(bridge, policy(timeout_ms=150))  # a lease is three of them
+    assert not waits
+    assert receiver.accepted == told
+    assert report.unsettled == 0
+
+
 @pytest.mark.parametrize(("left_ms", "handed_back"), [(1_999, True), (1_001, True), (999, False), (-5, False)])
 def test_a_lane_is_handed_back_only_while_its_lease_surely_lasts(
     bridge: Bridge, log: Parts, left_ms: int, handed_back: bool

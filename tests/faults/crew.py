@@ -44,8 +44,8 @@ class Crew:
         if slot in self.workers:
             self._note_end("worker", self.workers[slot], "stopped")
         inside: dict[str, object] = {"bugs": self._bugs, "seed": self._chance.randrange(10**6)}
-        # Whoever comes there first. One worker polls for 15 s while others wait for their turn, and chance says which
-        # is next: a point that is one worker's own may not be come to for minutes.
+        # Whoever comes there first: one worker polls at a time, and chance says which is next. A point that is one
+        # worker's own may be passed by all others for a long while.
         inside |= {"stops": {stop: self._chance.randrange(1, 4) for stop in self._stops}, "deaths": str(self._places)}
         self.workers[slot] = self._world.start_worker(inside, skew_s=skew_s)
 
