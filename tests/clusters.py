@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 import redis
 from redis.crc import key_slot
 
-from bridge.store.server import EmbeddedServer
+from bridge.store.server import EmbeddedServer, Spawn
 from tests.parts import until
 
 SLOTS = 16_384
@@ -25,14 +25,17 @@ NODE_TIMEOUT_MS = 2_000
 class Member:
     """A node of a cluster, which can be killed and asked directly."""
 
-    def __init__(self, directory: Path, password: str, options: dict[str, str]) -> None:
-        self._server = EmbeddedServer(directory, port=free_port(), password=password, options=options)
+    def __init__(self, directory: Path, password: str, options: dict[str, str], spawn: Spawn | None) -> None:
+        self._server = EmbeddedServer(directory, port=free_port(), password=password, options=options, spawn=spawn)
+        self._connect()
+        self.id = self.says("CLUSTER", "MYID")
+
+    def _connect(self) -> None:
         self._server.start()
         self.address = ("127.0.0.1", urlsplit(self._server.url).port or 0)
         self.redis = redis.Redis.from_url(self._server.url, protocol=2, socket_timeout=10)
         # Any: half of redis-py's connection is untyped. Its client would read CLUSTER's answers for us.
         self._raw: Any = self.redis.connection_pool.get_connection()
-        self.id = self.says("CLUSTER", "MYID")
 
     @property
     def url(self) -> str:
@@ -68,6 +71,23 @@ class Member:
         process.kill()
         process.wait(10)
 
+    def revive(self) -> None:
+        """Start again after ``kill``, as the member that it was."""
+        self._raw.disconnect()
+        self.redis.close()
+        self._server.stop()
+        self._connect()
+
+    @property
+    def is_master(self) -> bool:
+        """Whether it says so itself."""
+        return self.is_alive and self.info("replication")["role"] == "master"
+
+    @property
+    def is_replica(self) -> bool:
+        """Whether it says that it has all that its master has."""
+        return self.is_alive and self.info("replication").get("master_link_status") == "up"
+
     def close(self) -> None:
         self._raw.disconnect()
         self.redis.close()
@@ -84,8 +104,10 @@ class RealCluster:
         masters: int = 3,
         replicas: int = 0,
         options: Mapping[str, str] | None = None,
+        spawn: Spawn | None = None,
     ) -> None:
         self._stack = stack
+        self._spawn = spawn
         self._options = dict(options or {})
         self._password = secrets.token_urlsafe(12)
         self.masters = [self._start(f"master{number}") for number in range(masters)]
@@ -111,13 +133,17 @@ class RealCluster:
             "repl-diskless-sync-delay": "0",
             **self._options,
         }
-        member = Member(Path(directory) / name, self._password, options)
+        member = Member(Path(directory) / name, self._password, options, self._spawn)
         self._stack.callback(member.close)
         return member
 
     @property
     def members(self) -> list[Member]:
         return [*self.masters, *self.replicas]
+
+    @property
+    def password(self) -> str:
+        return self._password
 
     @property
     def url(self) -> str:
@@ -128,14 +154,14 @@ class RealCluster:
     def owner(self, slot: int) -> Member:
         """The master that itself says that it has the slot."""
         for one in self.members:
-            if slot in _own_slots(one):
+            if one.is_alive and slot in _own_slots(one):
                 return one
         raise AssertionError(f"nobody has slot {slot}")
 
     def empty(self) -> None:
         """Forget everything."""
         for one in self.members:
-            if one.info("replication")["role"] == "master":
+            if one.is_master:
                 one.redis.flushall()
 
     def begin_moving(self, slot: int, target: Member) -> Member:
@@ -154,7 +180,8 @@ class RealCluster:
 
     def end_moving(self, slot: int, target: Member) -> None:
         """Give the slot to its new owner, who is told first: then nobody is sent to one that does not know yet."""
-        for one in [target, *(other for other in self.masters if other is not target)]:
+        others = (one for one in self.members if one is not target and one.is_master)
+        for one in [target, *others]:
             one.says("CLUSTER", "SETSLOT", slot, "NODE", target.id)
 
     def move_slot(self, slot: int, target: Member, between: Callable[[], None] = lambda: None) -> None:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import secrets
 import socket
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -13,28 +14,55 @@ from typing import cast
 from urllib.parse import urlsplit
 
 import redis
+from redis.sentinel import Sentinel
 
-from bridge.store.server import EmbeddedServer, find_server_binary
+from bridge.store.server import EmbeddedServer, ServerProcess, Spawn, find_server_binary
 from tests.parts import until
 
 GROUP = "mine"
 
 
-class Watched:
-    """Two servers of one password, and three Sentinels of another, two of which must agree."""
+def started(
+    name: str,  # noqa: ARG001 - part of Spawn
+    argv: Sequence[str],
+    *,
+    log_file: Path | None,
+    pass_fds: Sequence[int],
+) -> ServerProcess:
+    """A process of nobody's family."""
+    with (log_file or Path(os.devnull)).open("ab") as log:
+        return subprocess.Popen(argv, stdout=log, stderr=log, pass_fds=tuple(pass_fds))
 
-    def __init__(self, stack: ExitStack, directory: Path) -> None:
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+class Watched:
+    """Two servers of one password, and three Sentinels of another, two of which must agree.
+
+    ``spawn`` starts their processes, which are ended by ``stack`` else; ``durable`` ones have an append-only file.
+    """
+
+    def __init__(self, stack: ExitStack, directory: Path, *, spawn: Spawn = started, durable: bool = False) -> None:
+        self._stack, self._directory, self._spawn = stack, directory, spawn
         self._password, self._sentinel_password = secrets.token_urlsafe(12), secrets.token_urlsafe(12)
         options = {"masterauth": self._password, "repl-diskless-sync-delay": "0"}
         self.servers = [
-            stack.enter_context(EmbeddedServer(directory / name, password=self._password, options=options))
+            stack.enter_context(
+                EmbeddedServer(directory / name, durable=durable, password=self._password, options=options, spawn=spawn)
+            )
             for name in ("first", "second")
         ]
         self.clients = [redis.Redis.from_url(one.url, protocol=2) for one in self.servers]
-        second = self.clients[1]
-        second.execute_command("REPLICAOF", "127.0.0.1", str(self.port(0)))  # type: ignore[no-untyped-call]
-        until(lambda: second.info("replication")["master_link_status"] == "up")
-        self.sentinels = [self._start(stack, directory / f"sentinel{number}") for number in range(3)]
+        self.follow(1, 0)
+        self.sentinels = [free_port() for _ in range(3)]
+        for port in self.sentinels:
+            self._configure(port)
+        self._watchers = {port: self.start_sentinel(port) for port in self.sentinels}
         for port in self.sentinels:
             with self._sentinel(port) as sentinel:
                 until(lambda: self._knows_all(sentinel), 30)
@@ -52,12 +80,56 @@ class Watched:
         process.kill()
         process.wait(10)
 
+    def follow(self, place: int, master: int) -> None:
+        """Have a server be the other's replica; returns once it is."""
+        one = self.clients[place]
+        one.execute_command("REPLICAOF", "127.0.0.1", str(self.port(master)))  # type: ignore[no-untyped-call]
+        until(lambda: self.is_replica(place))
+
+    def is_replica(self, place: int) -> bool:
+        """Whether a server says that it has all that its master has."""
+        try:
+            return self.clients[place].info("replication").get("master_link_status") == "up"
+        except redis.ConnectionError:
+            return False
+
+    def revive(self, place: int) -> None:
+        """Start a server that was killed again, at the port where it was, as the other's replica."""
+        server = self.servers[place]
+        server._wanted_port = server._port
+        server.stop()
+        server.start()
+        self.follow(place, 1 - place)
+
+    @property
+    def pids(self) -> list[int]:
+        """The servers' process ids."""
+        return [one.pid for one in self.servers]
+
+    def fail_over(self) -> None:
+        """Ask a Sentinel to give the master's place to the replica; raises redis.ResponseError where it will not."""
+        with self._sentinel(self.sentinels[0]) as sentinel:
+            sentinel.execute_command("SENTINEL FAILOVER", GROUP)
+
+    def replace_sentinel(self, port: int) -> None:
+        """``kill -9`` of a Sentinel, and its start with what it wrote down; returns once it knows the others."""
+        watcher = self._watchers[port]
+        watcher.kill()
+        watcher.wait(10)
+        self._watchers[port] = self.start_sentinel(port)
+        with self._sentinel(port) as sentinel:
+            until(lambda: self._knows_all(sentinel), 30)
+
     def is_master(self, place: int) -> bool:
         """Whether a server says so; one that has just become it closes its connections."""
         try:
             return bool(self.clients[place].info("replication")["role"] == "master")
         except redis.ConnectionError:
             return False
+
+    @property
+    def password(self) -> str:
+        return self._password
 
     @property
     def url(self) -> str:
@@ -71,11 +143,9 @@ class Watched:
         servers = ";".join(f"sentinel://:{self._password}@127.0.0.1:{port}" for port in self.sentinels)
         return f"{servers}?master_name={GROUP}&sentinel_password={self._sentinel_password}"
 
-    def _start(self, stack: ExitStack, directory: Path) -> int:
+    def _configure(self, port: int) -> None:
+        directory = self._directory / f"sentinel-{port}"
         directory.mkdir()
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port: int = probe.getsockname()[1]
         (directory / "sentinel.conf").write_text(
             f"port {port}\nbind 127.0.0.1\ndir {directory}\nrequirepass {self._sentinel_password}\n"
             f"sentinel sentinel-pass {self._sentinel_password}\n"
@@ -84,15 +154,25 @@ class Watched:
             f"sentinel down-after-milliseconds {GROUP} 1000\n"
             f"sentinel failover-timeout {GROUP} 5000\n"
         )
-        with (directory / "log").open("ab") as log:
-            process = subprocess.Popen(
-                [find_server_binary(), directory / "sentinel.conf", "--sentinel"], stdout=log, stderr=log
-            )
-        stack.callback(process.wait, 10)
-        stack.callback(process.kill)
+
+    def start_sentinel(self, port: int) -> ServerProcess:
+        """Start a Sentinel that was configured; returns once it answers."""
+        directory = self._directory / f"sentinel-{port}"
+        argv = [str(find_server_binary()), str(directory / "sentinel.conf"), "--sentinel"]
+        process = self._spawn("sentinel", argv, log_file=directory / "log", pass_fds=())
+        self._stack.callback(process.wait, 10)
+        self._stack.callback(process.kill)
         with self._sentinel(port) as sentinel:
             until(lambda: _answers(sentinel))
-        return port
+        return process
+
+    def client(self) -> redis.Redis:
+        """A client of whoever is the master, for as long as it is used."""
+        hosts = [("127.0.0.1", port) for port in self.sentinels]
+        login = {"password": self._sentinel_password}
+        sentinel = Sentinel(hosts, sentinel_kwargs=login, password=self._password, socket_timeout=30)  # type: ignore[no-untyped-call]
+        master: redis.Redis = sentinel.master_for(GROUP)  # type: ignore[no-untyped-call]
+        return master
 
     def _sentinel(self, port: int) -> redis.Redis:
         return redis.Redis(port=port, password=self._sentinel_password, protocol=2)

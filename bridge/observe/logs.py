@@ -10,6 +10,7 @@ import logging
 import sys
 import threading
 from collections.abc import MutableMapping
+from contextlib import suppress
 from datetime import UTC, datetime
 from types import TracebackType
 from typing import Any, Literal
@@ -87,7 +88,10 @@ class _Handler(logging.StreamHandler[Any]):
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - logging's name
         error = sys.exc_info()[0]
-        if logging.raiseExceptions and not issubclass(error or Exception, BrokenPipeError):
+        if not logging.raiseExceptions or issubclass(error or Exception, BrokenPipeError):
+            return
+        # It may be stderr itself that cannot be written: a full disk must not end what somebody wished to log.
+        with suppress(OSError):
             sys.stderr.write(
                 f"a log line of {record.name}:{record.lineno} was lost ({getattr(error, '__name__', '?')})\n"
             )

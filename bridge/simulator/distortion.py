@@ -1,8 +1,14 @@
-"""Faults that leave an answer well-formed and make it say something else: a session left out, taken back, repeated."""
+"""Faults of what an answer says: a session left out, emptied, taken back, repeated, made up, or told in wrong types.
+
+What no reader can take for a receipt is no part of a distorted answer's receipts, and so of no record of what was told.
+"""
 
 from __future__ import annotations
 
 import random
+import uuid
+from collections.abc import Callable, Mapping
+from functools import cache
 
 import msgspec
 
@@ -11,24 +17,18 @@ from bridge.simulator.phonebook import Part, SimReceipt
 
 _NOT_FINAL = frozenset(("状态未知", "unknow", "unknown", "status unknown"))
 _TAKEN_BACK = "状态未知"
+_HUGE_BYTES = 20_000_000
+"""What 100 sessions of 1,000 phones come to."""
 
 
 def distort(kind: FaultKind, parts: list[Part], rng: random.Random) -> list[Part]:
     """The parts of an answer with a fault of this kind; unchanged for kinds that do not touch the content."""
-    match kind:
-        case FaultKind.OMITTED:
-            return _omit(parts, rng)
-        case FaultKind.REGRESSED:
-            return [_regress(part) for part in parts]
-        case FaultKind.DUPLICATED:
-            return _duplicate(parts, rng)
-        case _:
-            return parts
+    return _DISTORTIONS[kind](parts, rng) if kind in _DISTORTIONS and parts else parts
 
 
 def _omit(parts: list[Part], rng: random.Random) -> list[Part]:
     """About half of the sessions are missing, at least one."""
-    missing = {rng.randrange(len(parts))} if parts else set[int]()
+    missing = {rng.randrange(len(parts))}
     missing.update(index for index in range(len(parts)) if rng.random() < 0.5)
     return [part for index, part in enumerate(parts) if index not in missing]
 
@@ -46,11 +46,52 @@ def _regress(part: Part) -> Part:
 
 def _duplicate(parts: list[Part], rng: random.Random) -> list[Part]:
     """Every session has its receipts twice, and one session comes twice."""
-    if not parts:
-        return parts
     doubled = [Part.of(part.session_no, part.receipts * 2) if part.receipts else part for part in parts]
     return [*doubled, rng.choice(parts)]
 
 
 def _is_final(receipt: SimReceipt) -> bool:
     return receipt.ReceiptResult.strip().casefold() not in _NOT_FINAL
+
+
+def _stranger(rng: random.Random) -> str:
+    """The SessionNo of a session that nobody asked for."""
+    return str(uuid.UUID(int=rng.getrandbits(128), version=4))
+
+
+def _mistype(part: Part) -> Part:
+    """The first receipt of a session has fields of other types, and the session a member that is no receipt."""
+    if not part.receipts:
+        return part
+    broken = {**msgspec.to_builtins(part.receipts[0]), "Phone": None, "ReceiptResult": 7, "ReceiptTime": "soon"}
+    body = {"ReceiptSet": [broken, "?", *part.receipts[1:]], "SessionNo": part.session_no}
+    return Part(part.session_no, part.receipts[1:], msgspec.json.encode(body))
+
+
+def _add_a_stranger(parts: list[Part], rng: random.Random) -> list[Part]:
+    """A session that nobody asked for comes along, with receipts of one that was."""
+    return [*parts, Part.of(_stranger(rng), parts[0].receipts)]
+
+
+def _swell(parts: list[Part], rng: random.Random) -> list[Part]:
+    """One that nobody asked for has more receipts than any session has."""
+    session_no = _stranger(rng)
+    encoded = b'{"ReceiptSet":[' + _many_receipts() + b'],"SessionNo":' + msgspec.json.encode(session_no) + b"}"
+    return [*parts, Part(session_no, (), encoded)]
+
+
+@cache
+def _many_receipts() -> bytes:
+    one = msgspec.json.encode(SimReceipt(1, "(86)18500000000", "DELIVRD", "成功", "发送成功", 1_700_000_000, ""))
+    return b",".join([one] * (_HUGE_BYTES // (len(one) + 1)))
+
+
+_DISTORTIONS: Mapping[FaultKind, Callable[[list[Part], random.Random], list[Part]]] = {
+    FaultKind.OMITTED: _omit,
+    FaultKind.REGRESSED: lambda parts, _: [_regress(part) for part in parts],
+    FaultKind.DUPLICATED: _duplicate,
+    FaultKind.EMPTIED: lambda parts, _: [Part.of(part.session_no, ()) for part in parts],
+    FaultKind.STRANGER: _add_a_stranger,
+    FaultKind.MISTYPED: lambda parts, _: [_mistype(part) for part in parts],
+    FaultKind.HUGE: _swell,
+}

@@ -22,6 +22,10 @@ class FaultKind(StrEnum):
     OMITTED = "omitted"
     REGRESSED = "regressed"
     DUPLICATED = "duplicated"
+    EMPTIED = "emptied"
+    STRANGER = "stranger"
+    MISTYPED = "mistyped"
+    HUGE = "huge"
     LATE = "late"
 
 

@@ -13,10 +13,11 @@ import time
 from pathlib import Path
 
 from tests.faults.checker import check
-from tests.faults.plans import by_chance
+from tests.faults.outages import impossible
+from tests.faults.plans import STORES, Plan, by_chance
 from tests.faults.records import Violation
 from tests.faults.report import Report, keep
-from tests.faults.run import Plan, play
+from tests.faults.run import play
 
 
 def main() -> int:
@@ -25,16 +26,21 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=10.0, help="begin no run after this")
     parser.add_argument("--faults", type=int, default=12, help="in each run")
     parser.add_argument("--sessions", type=int, default=150, help="in each run")
+    parser.add_argument("--store", choices=sorted(set(STORES)), help="of all runs; without it, in turns")
     parser.add_argument("--report", type=Path, default=Path("faults.md"), help="where the report goes")
     given = parser.parse_args()
+    for name, reason in impossible().items():
+        _say(f"not possible here: {name} ({reason})")
     report = Report()
     deadline = time.monotonic() + given.minutes * 60
     seed = given.seed
     while seed == given.seed or time.monotonic() < deadline:
-        plan = by_chance(seed, faults=given.faults, sessions=given.sessions)
+        plan = by_chance(seed, faults=given.faults, sessions=given.sessions, store=given.store)
         violations = _one(plan, report)
         left_s = max(0.0, deadline - time.monotonic())
-        _say(f"seed {seed}: {len(violations)} violations, {report.duplicates} duplicates so far, {left_s:.0f} s left")
+        kills = sum(report.kills.values())
+        said = f"{len(violations)} violations, {report.duplicates} duplicates and {kills} kills so far"
+        _say(f"seed {seed}: {said}, {left_s:.0f} s left")
         seed += 1
     title = f"Faults: seeds {given.seed} to {seed - 1}"
     given.report.write_text(report.markdown(title), encoding="utf-8")
@@ -43,7 +49,7 @@ def main() -> int:
 
 
 def _one(plan: Plan, report: Report) -> list[Violation]:
-    label = f"seed {plan.seed}"
+    label = f"seed {plan.seed}, {plan.store}"
     _say(f"{label}: {', '.join(plan.faults)}")
     records = play(plan)
     violations = check(records)

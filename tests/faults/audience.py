@@ -11,10 +11,12 @@ from tests.faults.receivers import HANGING, MOODY, PUSHED, WELL, Application
 
 
 class Kind(NamedTuple):
-    """``hurt``: its connections go through the proxy. ``options`` are those of ``bridge subscriptions add``."""
+    """``hurt``: its connections go through the proxy; ``secure``: by TLS. ``options`` are those of ``bridge
+    subscriptions add``."""
 
     moods: Mapping[str, float] = WELL
     hurt: bool = False
+    secure: bool = False
     options: tuple[str, ...] = ()
 
 
@@ -28,6 +30,7 @@ KINDS: Mapping[str, Kind] = {
     "hashed": Kind(MOODY, hurt=True, options=("--phone-format", "hashed", "--types", "sms.*")),
     "sessions": Kind(MOODY, hurt=True, options=("--types", "sms.session.completed,sms.session.overdue,bridge.*")),
     "removed": Kind(MOODY, hurt=True),
+    "secure": Kind(MOODY, hurt=True, secure=True),
     "hanging": Kind(HANGING),
 }
 """Those that subscribe where they may be called. (``by session`` and ``forbidden`` are of another kind.)"""
@@ -43,8 +46,8 @@ class Audience:
         self.removable: list[Application] = []
         self.by_session: Application | None = None
 
-    def subscribe(self, name: str, port: int, canaries: list[str]) -> None:
-        """Subscribe an application of a kind; those whose connections may be hurt are reached at ``port``."""
+    def subscribe(self, name: str, port: int, secure_port: int, canaries: list[str]) -> None:
+        """Subscribe an application of a kind; those whose connections may be hurt are reached at these ports."""
         chance = random.Random(f"{self._seed} {name}")
         if name == "by session":
             self.by_session = Application("by-session", chance)
@@ -55,6 +58,8 @@ class Audience:
         else:
             kind = KINDS[name]
             application = Application(name, chance, kind.moods)
-            self._operator.subscribe(application, *kind.options, through=port if kind.hurt else None)
+            through = secure_port if kind.secure else port if kind.hurt else None
+            scheme = "https" if kind.secure else "http"
+            self._operator.subscribe(application, *kind.options, through=through, scheme=scheme)
             if name == "removed":
                 self.removable.append(application)

@@ -91,7 +91,7 @@ def never_invented(evidence: Evidence) -> Iterator[Violation]:
     owners = {one.session_no: one.account for one in evidence.records.tracked}
     for name, group in evidence.heard.items():
         subscriber = evidence.subscribers.get(name)
-        for heard in {one.what: one for one in group}.values():
+        for heard in {one.what: one for one in reversed(group)}.values():
             for problem in _invented(evidence, subscriber, heard, owners):
                 yield _violation("I3", f"{_in(heard)}, {name}: {problem}", "provider, receiver")
             if (
@@ -118,8 +118,9 @@ def _invented(
             yield "given up on too early"
         return
     said = [word for word in evidence.words.get(heard.phone, ()) if word.status == status]
-    # A second: the provider's record of a moment, and the bridge's, are of two clocks that are read apart.
-    if not any(word.at_ms <= heard.observed_ms + 1000 for word in said):
+    # When it was received, and not when the bridge says that it observed it: its clock is read over the network, and
+    # behind by what that took. A second: an answer that is sent in pieces is noted after its last.
+    if not any(word.at_ms <= heard.post.at_ms + 1000 for word in said):
         yield "the provider had not said so"
     elif status in FINAL and not any(word.time == heard.what[5] for word in said):
         yield f"with ReceiptTime {heard.what[5]}, which the provider never gave"

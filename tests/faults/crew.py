@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from bridge.cli.family import Child
 from tests.faults.receivers import now_ms
 from tests.faults.records import Ended, Fault, Kind
-from tests.faults.world import NotInTime, World, wait_until
+from tests.faults.waiting import NotInTime, wait_until
+from tests.faults.world import World
 
 _KILLED_WITHIN_S = 10.0
 
@@ -50,14 +51,45 @@ class Crew:
 
     def kill(self, slot: int, *, restart: bool = True) -> None:
         """``kill -9``."""
-        child = self.workers[slot]
+        self._kill("worker", self.workers[slot])
+        if restart:
+            self.restart(slot)
+
+    def kill_beat(self) -> None:
+        """``kill -9`` of the first beat; whoever kills it starts another."""
+        self._kill("beat", self.beats[0])
+
+    def kill_all(self) -> int:
+        """``kill -9`` of everything at once. Returns how many processes that were; ``start_all`` starts them again."""
+        children = [("worker", child) for child in self.workers.values()]
+        children += [("beat", child) for child in self.beats]
+        children += [("web", self._web)] if self._web is not None else []
+        for _, child in children:
+            self._send_kill(child)
+        for kind, child in children:
+            self._note_killed(kind, child)
+        return len(children)
+
+    def start_all(self) -> None:
+        """Start again what ``kill_all`` killed."""
+        for slot in sorted(self.workers):
+            self.restart(slot)
+        self.beats = [self._world.start_beat() for _ in self.beats]
+        if self._web is not None:
+            self._web = self._world.start_web()
+
+    def _kill(self, kind: str, child: Child) -> None:
+        self._send_kill(child)
+        self._note_killed(kind, child)
+
+    def _send_kill(self, child: Child) -> None:
         if child.poll() is None:
             self._killed.add(child.pid)
         child.kill()
+
+    def _note_killed(self, kind: str, child: Child) -> None:
         child.wait(_KILLED_WITHIN_S)
-        self._note_end("worker", child, "killed")
-        if restart:
-            self.restart(slot)
+        self._note_end(kind, child, "killed")
 
     def look_after(self) -> None:
         """Start again whatever has died by itself, as whoever runs them would: at a stop, or of what was done to it."""

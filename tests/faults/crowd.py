@@ -157,9 +157,11 @@ class Operator:
         self.subscribers: dict[str, Subscriber] = {}
         self.actions: list[Action] = []
 
-    def subscribe(self, application: Application, *options: str, through: int | None = None) -> Application:
+    def subscribe(
+        self, application: Application, *options: str, through: int | None = None, scheme: str = "http"
+    ) -> Application:
         """Add a subscription for an application, reached at port ``through``."""
-        url = self._receivers.add(application, through)
+        url = self._receivers.add(application, through, scheme)
         asked_ms = now_ms()
         made = json.loads(self._world.command("subscriptions", "add", url, *options, "--json"))
         done_ms = now_ms()

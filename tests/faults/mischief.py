@@ -11,20 +11,19 @@ import random
 import resource
 import signal
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import redis
 
+from tests.faults import failovers, outages
+from tests.faults.outages import Mischief
 from tests.faults.records import Kind
 
 if TYPE_CHECKING:
     from tests.faults.run import Run
 
-Mischief = Callable[["Run", random.Random], str]
-
-_KILLED_WITHIN_S = 10.0
 _ENDED_WITHIN_S = 60.0
 """A worker has 20 s to end; the machine may be slow, and what is measured is reported."""
 
@@ -89,8 +88,7 @@ def starve_of_descriptors(run: Run, chance: random.Random) -> str:
 
 
 def kill_beat(run: Run, chance: random.Random) -> str:
-    run.crew.beats[0].kill()
-    run.crew.beats[0].wait(_KILLED_WITHIN_S)
+    run.crew.kill_beat()
     time.sleep(chance.uniform(0, 3))
     run.crew.beats[0] = run.world.start_beat()
     return ""
@@ -217,17 +215,17 @@ def fill_store(run: Run, _chance: random.Random) -> str:
 
 
 def restart_store(run: Run, chance: random.Random) -> str:
-    run.world.store.crash()
+    run.world.server.crash()
     time.sleep(chance.uniform(0, 1))
-    run.world.store.revive()
+    run.world.server.revive()
     return ""
 
 
 def roll_store_back(run: Run, _chance: random.Random) -> str:
     """The machine that the store runs on loses power: with it goes the last second."""
     run.settle_steering()
-    run.world.store.crash(lose_s=1.0)
-    run.world.store.revive()
+    run.world.server.crash(lose_s=1.0)
+    run.world.server.revive()
     return ""
 
 
@@ -277,22 +275,6 @@ def malformed_messages(run: Run, _chance: random.Random) -> str:
         for queue in ("bridge.track", "bridge.control", "bridge.poll", "bridge.deliver"):
             server.lpush(queue, *junk)
     return f"{len(junk)} in each queue"
-
-
-def provider_errs(run: Run, chance: random.Random) -> str:
-    """The simulator's own faults: a quarter of its answers."""
-    kinds = ["hang", "drip", "truncated", "omitted", "regressed", "duplicated", "late", "retcode", "http_status"]
-    chosen = chance.sample(kinds, 5)
-    run.world.steer_provider({"rates": [_rated(kind) for kind in chosen]})
-    time.sleep(3)
-    run.world.steer_provider({})
-    return ", ".join(chosen)
-
-
-def _rated(kind: str) -> dict[str, object]:
-    seconds = {"hang": 3.0, "drip": 0.01, "late": 1.0}
-    given: dict[str, object] = {"fault": kind, "rate": 0.05}
-    return given | ({"seconds": seconds[kind]} if kind in seconds else {})
 
 
 def rotate_secret(run: Run, chance: random.Random) -> str:
@@ -348,7 +330,7 @@ def erase_phone(run: Run, chance: random.Random) -> str:
 
 def _store(run: Run) -> Any:
     """A connection past the proxy. (``Any``: redis-py types its replies as awaitable or not.)"""
-    return redis.Redis.from_url(run.world.store.url, socket_timeout=30)
+    return redis.Redis.from_url(run.world.server.url, socket_timeout=30)
 
 
 _H, _L, _R = Kind.HARMLESS, Kind.LOSES_OUTCOMES, Kind.ROLLS_BACK
@@ -380,12 +362,23 @@ CATALOGUE: Mapping[str, tuple[Mischief, Kind]] = {
     "messages doubled": (double_messages, _H),
     "foreign messages": (foreign_messages, _H),
     "malformed messages": (malformed_messages, _H),
-    "provider errs": (provider_errs, _H),
     "secret rotated": (rotate_secret, _H),
     "subscription edited": (edit_subscription, _H),
     "paused and resumed": (pause_and_resume, _H),
     "disabled by its receiver": (gone_and_resumed, _H),
     "subscription removed": (remove_subscription, _H),
     "phone erased": (erase_phone, _H),
+    **outages.FAULTS,
+    **failovers.OF_SENTINEL,
+    **failovers.OF_CLUSTER,
 }
 """Every fault by its name, with what it may do to what is under way."""
+
+ONE_SERVERS = frozenset(
+    {
+        *("store slow", "store's replies cut", "store's replies garbled", "store stalled", "store restarted"),
+        *("CLIENT KILL", "SCRIPT FLUSH", "CLIENT PAUSE", "maxmemory reached", "store loses its last second"),
+        *("store's disk full", "kill -9 of everything"),
+    }
+)
+"""Faults of a store that is one server."""

@@ -7,15 +7,19 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ssl
 import threading
 import time
-from collections.abc import Coroutine
+import weakref
+from collections.abc import Coroutine, Mapping
 from typing import Any, TypeVar
 
 from tests.faults.records import Harm
 
 T = TypeVar("T")
 
+WELL_KNOWN = "well known"
+"""The name of an identity that clients have no reason to refuse."""
 _JUNK = b"\xff\xfe garbled \xff" * 4
 """No UTF-8, no HTTP, no RESP: whoever takes it for an answer is wrong."""
 
@@ -25,11 +29,14 @@ class Link:
 
     ``delay_s`` is waited before each piece of a reply; ``cut_next`` and ``garble_next`` so many replies are cut off in
     the middle, or replaced; while ``stalled`` nothing passes; while ``refusing`` new connections are closed at once.
+    One with ``identities`` speaks TLS, and shows new connections the one that is named ``shown``.
     """
 
-    def __init__(self, name: str, target: tuple[str, int]) -> None:
+    def __init__(self, name: str, target: tuple[str, int], identities: Mapping[str, ssl.SSLContext] | None) -> None:
         self.name = name
         self.target = target
+        self.identities = identities
+        self.shown = WELL_KNOWN
         self.port = 0
         self.delay_s = 0.0
         self.cut_next = 0
@@ -37,6 +44,7 @@ class Link:
         self.stalled = False
         self.refusing = False
         self.open: set[asyncio.WriteTransport] = set()
+        self.known: weakref.WeakSet[asyncio.WriteTransport] = weakref.WeakSet()
         self.harms: list[Harm] = []
 
     def harm(self, onward: asyncio.WriteTransport, how: str) -> None:
@@ -51,6 +59,20 @@ class Link:
         self.delay_s = 0.0
         self.cut_next = self.garble_next = 0
         self.stalled = self.refusing = False
+        self.shown = WELL_KNOWN
+
+    def tls(self) -> ssl.SSLContext | None:
+        """What a listener of this link needs, None without TLS."""
+        if self.identities is None:
+            return None
+        identities = self.identities
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+
+        def choose(connection: ssl.SSLObject, _name: str | None, _context: ssl.SSLContext) -> None:
+            connection.context = identities[self.shown]
+
+        context.sni_callback = choose
+        return context
 
 
 class Proxy:
@@ -63,9 +85,9 @@ class Proxy:
         self._servers: list[asyncio.Server] = []
         self.links: dict[str, Link] = {}
 
-    def link(self, name: str, host: str, port: int) -> Link:
-        """Begin to stand before a port."""
-        link = self.links[name] = Link(name, (host, port))
+    def link(self, name: str, host: str, port: int, identities: Mapping[str, ssl.SSLContext] | None = None) -> Link:
+        """Begin to stand before a port; with ``identities`` by TLS."""
+        link = self.links[name] = Link(name, (host, port), identities)
         self._do(self._serve(link))
         return link
 
@@ -92,7 +114,7 @@ class Proxy:
             with contextlib.suppress(asyncio.CancelledError):
                 await _pass(link, reader, writer)
 
-        server = await asyncio.start_server(accept, "127.0.0.1", 0)
+        server = await asyncio.start_server(accept, "127.0.0.1", 0, ssl=link.tls())
         link.port = server.sockets[0].getsockname()[1]
         self._servers.append(server)
 
@@ -112,6 +134,11 @@ class Proxy:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        # TLS ends by a farewell that is answered: of what was closed a moment ago, nobody may be left to answer.
+        for link in self.links.values():
+            for transport in list(link.known):
+                transport.abort()
+        await asyncio.sleep(0.01)
 
 
 async def _pass(link: Link, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -126,6 +153,7 @@ async def _pass(link: Link, reader: asyncio.StreamReader, writer: asyncio.Stream
         return
     transports = {writer.transport, onward.transport}
     link.open |= transports
+    link.known.update(transports)
     try:
         both = [
             asyncio.ensure_future(_pump(link, reader, onward, onward, replies=False)),

@@ -21,9 +21,9 @@ _STATUSES = ("tracked", "unknown", "delivered", "undelivered", "expired", "faile
 class Reader:
     """Reads a store, not through any proxy."""
 
-    def __init__(self, url: str, shards: int) -> None:
+    def __init__(self, client: Any, shards: int) -> None:
         # Any: redis-py's replies are typed as awaitable or not, whichever way it is used.
-        self.redis: Any = redis.Redis.from_url(url, socket_timeout=30)
+        self.redis = client
         self._shards = shards
 
     def close(self) -> None:

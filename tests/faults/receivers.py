@@ -5,6 +5,7 @@ writes down what came and what it answered. They hang, drip, reset, refuse, redi
 from __future__ import annotations
 
 import contextlib
+import gzip
 import json
 import random
 import socket
@@ -33,6 +34,8 @@ MOODY: Mapping[str, float] = {
     "endless": 0.02,
     "lost answer": 0.02,
     "interim": 0.02,
+    "flood": 0.01,
+    "bomb": 0.02,
 }
 """What an application does: seldom ten failures in a row, at which it would be left alone for half a minute."""
 PUSHED: Mapping[str, float] = {"acknowledge": 0.6, "ok": 0.1, "says no": 0.15, "status 500": 0.05, "lost answer": 0.1}
@@ -49,8 +52,13 @@ _STATUSES: Mapping[str, _Answer] = {
     "abort": (500, ("webhook-delivery", "abort")),
     "redirect": (307,),
 }
-_ENDLESS = 200_000
-"""Bytes of an answer that should not be read: the bridge reads 4 kB of it, and takes the 2xx."""
+_BOMB = gzip.compress(bytes(50_000_000))
+"""50 MB in 49 kB. The bridge asks for no coding, undoes none, and reads no more of it than of any answer."""
+_MORE_THAN_IS_READ: Mapping[str, bytes] = {
+    "endless": b"HTTP/1.1 200 OK\r\nContent-Length: 200000\r\n\r\n" + b"x" * 8192,
+    "bomb": b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: %d\r\n\r\n" % len(_BOMB) + _BOMB,
+}
+"""Answers of which the bridge reads 4 kB, and takes the 2xx."""
 
 
 class Application:
@@ -138,6 +146,8 @@ class Receivers:
     def __init__(self) -> None:
         self._applications: dict[str, Application] = {}
         self._server = _Server(("127.0.0.1", 0), _handler_of(self._applications))
+        self.host = "127.0.0.1"
+        """What proxied URLs call it."""
         self.refused: list[str] = []
         self._canaries = [_Canary(family, host, self.refused) for family, host in _CANARIES]
         threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
@@ -154,12 +164,12 @@ class Receivers:
     def canary_urls(self) -> list[str]:
         return [canary.url for canary in self._canaries]
 
-    def add(self, application: Application, port: int | None = None) -> str:
+    def add(self, application: Application, port: int | None = None, scheme: str = "http") -> str:
         """Serve an application; its URL, at ``port`` where it is reached by a proxy."""
         path = f"/{application.name}"
         self._applications[path] = application
         application.redirect_to = self._canaries[0].url
-        application.url = f"http://127.0.0.1:{port or self.port}{path}"
+        application.url = f"{scheme}://{self.host if port else '127.0.0.1'}:{port or self.port}{path}"
         return application.url
 
     def close(self) -> None:
@@ -273,6 +283,10 @@ class _Handler(BaseHTTPRequestHandler):
         if mood in _STATUSES:
             status, *headers = _STATUSES[mood]
             return self._send(status, [*headers, *([("Location", application.redirect_to)] if status == 307 else [])])
+        if mood in _MORE_THAN_IS_READ:
+            self._write(_MORE_THAN_IS_READ[mood])
+            self.close_connection = True
+            return 200, True
         match mood:
             case "hang":
                 application.healed.wait(3 * application.timeout_s)
@@ -283,15 +297,14 @@ class _Handler(BaseHTTPRequestHandler):
                 self._write(b"HTTP/1.1 204 No Con")
             case "drip":
                 self._drip(application, b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nslow")
-            case "endless":
-                self._write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % _ENDLESS + b"x" * 8192)
-                self.close_connection = True
-                return 200, True
             case "acknowledge":
                 return self._send(200, body=b'{"code":0}')
             case "says no":
                 self._send(200, body=b'{"code":1,"message":"not now"}')
                 return 200, False
+            case "flood":
+                while not application.healed.is_set():
+                    self._write(b"HTTP/1.1 102 Processing\r\n\r\n" * 100)
             case "interim":
                 self._write(b"HTTP/1.1 102 Processing\r\n\r\n" * 3)
                 return self._send(204)

@@ -309,7 +309,8 @@ class Records(msgspec.Struct, frozen=True, kw_only=True):
 
     ``callback_timeout_ms`` and ``give_up_ms`` are the run's settings; ``secrets_said`` must be in no log line, nor a
     phone of ``tracked``. ``refused_connections`` came to an address that the bridge may not call.
-    ``lags_ms`` are a well receiver's delays without and with bad neighbours.
+    ``kills`` are servers of the store's that were killed. ``lags_ms`` are a well receiver's delays without and with bad
+    neighbours.
     """
 
     answers: Answers
@@ -328,6 +329,7 @@ class Records(msgspec.Struct, frozen=True, kw_only=True):
     secrets_said: tuple[str, ...] = ()
     refused_connections: tuple[str, ...] = ()
     lags_ms: tuple[tuple[int, ...], tuple[int, ...]] = ((), ())
+    kills: int = 0
     not_drained: str = ""
 
 

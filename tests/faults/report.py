@@ -43,9 +43,9 @@ class Report:
         self._sum(records, [one for _, group in groups for one in group])
         for fault in records.faults:
             self.faults[fault.name] += 1
-            self.kills[fault.name] += fault.name in _KILLS_OF_OTHERS
             if fault.recovered_ms:
                 self.recovery_ms[fault.name].append(fault.recovered_ms - fault.until_ms)
+        self.kills["store's servers, at any moment"] += records.kills
         for end in records.ended:
             if end.how in _KILLED:
                 self.kills[f"{end.kind}, {_KILLED[end.how]}"] += 1
@@ -104,7 +104,6 @@ class Report:
         return name, str(self.faults[name]), middle, longest
 
 
-_KILLS_OF_OTHERS = frozenset({"kill -9 of beat", "store restarted", "store loses its last second"})
 _KILLED = {"killed": "at any moment", "died": "at a named point"}
 _ID = re.compile(r"\[[0-9a-f-]{36}\]")
 _NEAR_MS = 15_000

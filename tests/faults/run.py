@@ -20,55 +20,18 @@ from tests.faults.audience import Audience
 from tests.faults.crew import Crew
 from tests.faults.crowd import Operator, Sender, scenario
 from tests.faults.gathering import answers, journal, lags, recovered
+from tests.faults.names import RECEIVERS
+from tests.faults.plans import Plan
 from tests.faults.reading import Reader
 from tests.faults.receivers import Application, Receivers, now_ms
 from tests.faults.records import Fault, Kind, Records, Secret, Subscriber
+from tests.faults.waiting import NotInTime, wait_until
 from tests.faults.watchers import EVENTS, SENTRY, EventWatch, SentrySink
-from tests.faults.world import SHARDS, NotInTime, World, wait_until
+from tests.faults.world import SHARDS, World
 
-STOPS = (
-    "claim_sessions:after",
-    "provider:before",
-    "provider:after",
-    "commit:before",
-    "commit:after",
-    "claim_lanes:after",
-    "post:before",
-    "post:after",
-    "settle_lanes:before",
-    "settle_lanes:after",
-)
-"""Where a worker can be made to die; before and after what, ``inside/sitecustomize.py`` says."""
-
-
+_MOMENT_S = 1.0
 _STARTED_WITHIN_S = 150.0
 """Patience is for what may never come. A start does, however many others the machine starts."""
-
-
-class Plan(msgspec.Struct, frozen=True, kw_only=True):
-    """What a run is to be. ``faults`` are names of ``mischief.CATALOGUE``, one after another, ``pause_s`` between.
-
-    ``sessions`` is how many SMS there are at least, ``per_s`` how many a second. ``stops``: one worker dies at each of
-    these points, one after another. ``bugs`` are mistakes to make in every worker, and ``applications`` of which kinds
-    there is one (``_subscribe``). ``neighbours``: at the end, receivers that hang stand beside a well one.
-    ``held_back``: the subscription of the well one is paused until all is known, and then hears it all at once.
-    """
-
-    seed: int = 1
-    sessions: int = 40
-    per_s: float = 8.0
-    words_over_s: float = 4.0
-    workers: int = 2
-    own_broker: bool = False
-    faults: tuple[str, ...] = ()
-    pause_s: float = 0.5
-    stops: tuple[str, ...] = ()
-    bugs: tuple[str, ...] = ()
-    applications: tuple[str, ...] = ("well", "moody", "batches", "failures", "by session", "forbidden")
-    web: bool = True
-    neighbours: bool = False
-    held_back: bool = False
-    patience_s: float = 150.0
 
 
 class Run:
@@ -78,7 +41,11 @@ class Run:
         self.plan = plan
         self.chance = random.Random(plan.seed)
         self.world = World(
-            family, scenario=scenario(plan.seed, plan.words_over_s), settings={}, own_broker=plan.own_broker
+            family,
+            scenario=scenario(plan.seed, plan.words_over_s),
+            settings={},
+            own_broker=plan.own_broker,
+            store=plan.store,
         )
         self.sentry = SentrySink()
         self.world.sentry_dsn = self.sentry.dsn
@@ -88,7 +55,7 @@ class Run:
         self.crew = Crew(self.world, self.chance, stops=plan.stops, bugs=plan.bugs)
         self.faults: list[Fault] = []
         self.sender: Sender
-        self._reader: Reader
+        self.reader: Reader
         self._events: EventWatch
         self._ended = threading.Event()
         self._lags: tuple[tuple[int, ...], tuple[int, ...]] = ((), ())
@@ -97,8 +64,8 @@ class Run:
         self._ended.set()
         if hasattr(self, "sender"):
             self.sender.quit()
-        if hasattr(self, "_reader"):
-            self._reader.close()
+        if hasattr(self, "reader"):
+            self.reader.close()
         if hasattr(self, "_events"):
             self._events.close()
         self.receivers.close()
@@ -106,7 +73,7 @@ class Run:
         self.world.close()
 
     def play(self) -> Records:
-        self._start()
+        self.start()
         try:
             self._make_trouble()
             stuck = ""
@@ -124,14 +91,14 @@ class Run:
 
     def _state(self) -> str:
         """Where all stands, for whoever looks for the reason why nothing goes on."""
-        found = self._sessions()
-        queues = self._reader.lengths(self.world.broker.url)
+        found = self.sessions()
+        queues = self.reader.lengths(self.world.broker.url)
         settled = sum(bool(one.settled_ms) for one in found.values())
         sender = f"sent {len(self.sender.tracked)}, {self.sender.failed} times in vain"
-        return f"{sender}; {len(found)} stored, {settled} settled; queued: {queues}; calls: {self._reader.calls()}"
+        return f"{sender}; {len(found)} stored, {settled} settled; queued: {queues}; calls: {self.reader.calls()}"
 
     def _make_trouble(self) -> None:
-        self._warm_up()
+        self.warm_up()
         if self.plan.held_back:
             self.operator.do("pause", self._application("well"))
         self.sender.start()
@@ -146,7 +113,7 @@ class Run:
             wait_until("all is settled", self._is_settled, self.plan.patience_s)
             self.operator.do("resume", self._application("well"), "--deliver", "all")
 
-    def _warm_up(self) -> None:
+    def warm_up(self) -> None:
         """Until callbacks are accepted: to processes that still start, faults are none."""
         self.sender.send()
 
@@ -175,12 +142,14 @@ class Run:
             self.crew.look_after()
             self.sender.join(0.1)
 
-    def _start(self) -> None:
+    def start(self) -> None:
         self.world.start()
-        self._reader = Reader(self.world.store.url, SHARDS)
+        self.reader = Reader(self.world.store.client(), SHARDS)
         self._events = EventWatch(self.world.broker.url)
         self._events.start()
         link = self.world.proxy.link("receivers", "127.0.0.1", self.receivers.port)
+        self.world.proxy.link("receivers by TLS", "127.0.0.1", self.receivers.port, self.world.identities.contexts)
+        self.receivers.host = self.world.names.of(RECEIVERS)
         with ThreadPoolExecutor(4) as pool:
             list(pool.map(lambda kind: self._subscribe(kind, link.port), self.plan.applications))
         callback = self.audience.by_session.url if self.audience.by_session else ""
@@ -193,7 +162,8 @@ class Run:
             self.world.store.note_size()
 
     def _subscribe(self, kind: str, port: int) -> None:
-        self.audience.subscribe(kind, port, self.receivers.canary_urls)
+        links = self.world.proxy.links
+        self.audience.subscribe(kind, port, links["receivers by TLS"].port, self.receivers.canary_urls)
 
     @property
     def removable(self) -> list[Application]:
@@ -219,13 +189,23 @@ class Run:
         last_ms = max((action.done_ms for action in self.operator.actions), default=0)
         time.sleep(max(0.0, (last_ms + 3000 - now_ms()) / 1000))
 
+    def settle_all(self) -> None:
+        """Wait until what operators did, and all trackings but those of this moment, are surely on every server."""
+        self.settle_steering()
+        # What is sent while others are waited for is to be no older than a crash excuses.
+        while True:
+            began = time.monotonic()
+            self.wait_for_trackings()
+            if time.monotonic() - began < _MOMENT_S:
+                return
+
     def wait_for_trackings(self, within_s: float = 90.0) -> None:
         """Wait until no tracking waits in the broker: it would be lost with it."""
-        sent = {one.session_no for one in self.sender.tracked}
-        wait_until("what was sent so far is tracked", lambda: sent <= {no for _, no in self._sessions()}, within_s)
+        sent = {one.session_no for one in self.sender.tracked} - self._excused()
+        wait_until("what was sent so far is tracked", lambda: sent <= {no for _, no in self.sessions()}, within_s)
 
-    def _sessions(self) -> dict[tuple[str, str], Any]:
-        return dict(self._reader.sessions("default"))
+    def sessions(self) -> dict[tuple[str, str], Any]:
+        return dict(self.reader.sessions("default"))
 
     # The end.
 
@@ -256,11 +236,11 @@ class Run:
         return next(one for one in self.receivers.applications if one.name == name)
 
     def _is_idle(self, application: Application) -> bool:
-        return self._is_settled() and not self._reader.queue(application.subscription).waiting
+        return self._is_settled() and not self.reader.queue(application.subscription).waiting
 
     def _is_settled(self) -> bool:
         self.crew.look_after()
-        return all(one.settled_ms for one in self._sessions().values())
+        return all(one.settled_ms for one in self.sessions().values())
 
     def _heal(self) -> None:
         self.world.proxy.heal()
@@ -288,13 +268,13 @@ class Run:
         return ""
 
     def _left(self) -> str:
-        found = self._sessions()
+        found = self.sessions()
         open_ones = [no for (_, no), one in found.items() if not one.settled_ms]
         missing = {one.session_no for one in self.sender.tracked} - {no for _, no in found} - self._excused()
         waiting = {
             name: queue.waiting
             for name in self._active()
-            if (queue := self._reader.queue(name)).waiting and not queue.parked
+            if (queue := self.reader.queue(name)).waiting and not queue.parked
         }
         if not open_ones and not missing and not waiting:
             return ""
@@ -322,7 +302,7 @@ class Run:
             secrets = self.operator.applications[one.id].secrets
             found.append(msgspec.structs.replace(one, secrets=secrets))
         if self.audience.by_session is not None:
-            for name in self._reader.implicit():
+            for name in self.reader.implicit():
                 self.audience.by_session.subscription = name
                 found.append(
                     Subscriber(
@@ -345,7 +325,7 @@ class Run:
         return Records(
             answers=answers(self.world.provider_log),
             posts=tuple(posts),
-            store=self._reader.read(),
+            store=self.reader.read(),
             log_lines=self._log_lines(),
             tracked=tuple(self.sender.tracked),
             subscribers=subscribers,
@@ -359,6 +339,7 @@ class Run:
             secrets_said=self._secrets_said(subscribers),
             refused_connections=tuple(self.receivers.refused),
             lags_ms=self._lags,
+            kills=self.world.store.kills,
             not_drained=not_drained,
         )
 

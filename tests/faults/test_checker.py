@@ -10,8 +10,9 @@ import pytest
 from tests.faults.checker import check, repeats
 from tests.faults.evidence import Evidence, Heard
 from tests.faults.lost import Lost
+from tests.faults.plans import Plan
 from tests.faults.records import Action, Asked, Attempt, Ended, Fault, Harm, Hindrance, Kind, Post, Queue, Records
-from tests.faults.run import Plan, play
+from tests.faults.run import play
 from tests.faults.watchers import EVENTS, SENTRY
 
 replace = msgspec.structs.replace

@@ -8,7 +8,8 @@ import pytest
 
 from bridge.cli.family import Family
 from tests.faults.crowd import Sender
-from tests.faults.world import World, wait_until
+from tests.faults.waiting import wait_until
+from tests.faults.world import World
 
 
 @pytest.fixture

@@ -8,10 +8,10 @@ from collections.abc import Callable
 import pytest
 
 from tests.faults.checker import check
-from tests.faults.plans import SCENARIOS, by_chance
+from tests.faults.plans import SCENARIOS, Plan, by_chance
 from tests.faults.records import Records
 from tests.faults.report import keep
-from tests.faults.run import Plan, play
+from tests.faults.run import play
 
 
 def played(plan: Plan) -> Records:

@@ -8,7 +8,8 @@ import pytest
 from bridge.cli.family import Family
 from tests.faults.checker import check
 from tests.faults.inside.bugs import BREAKS, BUGS
-from tests.faults.run import Plan, Run
+from tests.faults.plans import Plan
+from tests.faults.run import Run
 
 # What is forgotten is never done: there is no use in waiting for it for long.
 _SMALL = Plan(

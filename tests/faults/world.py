@@ -6,24 +6,32 @@ import base64
 import contextlib
 import json
 import os
+import resource
 import secrets
+import shutil
 import signal
 import socket
 import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 import msgspec
+import redis
 import requests
 
 from bridge.cli.family import Child, Family
 from bridge.cli.house import clean_environment
 from bridge.store.server import EmbeddedServer
+from tests.faults.identities import Identities
+from tests.faults.names import PROVIDER, RECEIVERS, Names
 from tests.faults.proxy import Proxy
+from tests.faults.stores import ClusterStore, SentinelStore
+from tests.faults.waiting import wait_until
 
 ROOT = Path(__file__).parents[2]
 KEEPS_WHAT_IT_TAKES = (ROOT / "tasks" / "lua" / "take_message.lua").exists()
@@ -60,6 +68,7 @@ class Server:
         self._port, self._password = free_port(), secrets.token_urlsafe(12)
         self._server = self._made()
         self._sizes: list[tuple[float, str, int]] = []
+        self.kills = 0
 
     def _made(self) -> EmbeddedServer:
         return EmbeddedServer(
@@ -67,8 +76,13 @@ class Server:
             durable=self._durable,
             port=self._port,
             password=self._password,
-            spawn=self._family.start,
+            spawn=self._spawn,
         )
+
+    def _spawn(self, name: str, argv: Sequence[str], *, log_file: Path | None, pass_fds: Sequence[int]) -> Child:
+        # A limit on the size of files then fails a write, as a full disk does, in place of killing the server.
+        ignoring = ["env", "--ignore-signal=XFSZ", *argv]
+        return self._family.start(name, ignoring, log_file=log_file, pass_fds=pass_fds)
 
     def start(self) -> None:
         self._server.start()
@@ -95,6 +109,10 @@ class Server:
     def password(self) -> str:
         return self._password
 
+    def client(self) -> Any:
+        """A client of it, not through any proxy. (Any: redis-py types its replies as awaitable or not.)"""
+        return redis.Redis.from_url(self.url, socket_timeout=30)
+
     def note_size(self) -> None:
         """Remember how long the append-only file is now: what a machine would keep that loses its last second."""
         newest = max(self._directory.glob("appendonlydir/*.incr.aof"), default=None, key=lambda path: path.name)
@@ -102,16 +120,32 @@ class Server:
             self._sizes.append((time.monotonic(), newest.name, newest.stat().st_size))
             del self._sizes[:-600]
 
+    @contextmanager
+    def full_disk(self) -> Iterator[None]:
+        """No file of the server's grows: what it writes to its append-only file fails."""
+        newest = max(self._directory.glob("appendonlydir/*.incr.aof"), key=lambda path: path.name)
+        before = resource.prlimit(self.pid, resource.RLIMIT_FSIZE)
+        resource.prlimit(self.pid, resource.RLIMIT_FSIZE, (newest.stat().st_size, before[1]))
+        try:
+            yield
+        finally:
+            resource.prlimit(self.pid, resource.RLIMIT_FSIZE, before)
+
     def crash(self, *, lose_s: float = 0.0) -> None:
         """``kill -9``; and of the append-only file, what was written in the last ``lose_s`` seconds."""
         self.note_size()
         os.kill(self._server.pid, signal.SIGKILL)
+        self.kills += 1
         at = time.monotonic()
         self._server.stop()
         kept = [(name, size) for moment, name, size in self._sizes if moment <= at - lose_s]
         if lose_s and kept:
             name, size = kept[-1]
             os.truncate(self._directory / "appendonlydir" / name, size)
+
+    def lose_disk(self) -> None:
+        """Forget what a crash has left."""
+        shutil.rmtree(self._directory / "appendonlydir")
 
     def revive(self) -> None:
         """Start again, with what it has kept."""
@@ -120,20 +154,35 @@ class Server:
 
 
 class World:
-    """All processes of one run. ``settings`` are BRIDGE_* beside ``SETTINGS``."""
+    """All processes of one run. ``settings`` are BRIDGE_* beside ``SETTINGS``; ``store`` is "one", which is the broker
+    too unless there is an ``own_broker``, or "sentinel" or "cluster", beside which there always is."""
 
     def __init__(
-        self, family: Family, *, scenario: Mapping[str, object], settings: Mapping[str, str], own_broker: bool = False
+        self,
+        family: Family,
+        *,
+        scenario: Mapping[str, object],
+        settings: Mapping[str, str],
+        own_broker: bool = False,
+        store: str = "one",
     ) -> None:
         self.family = family
         self.directory = family.temporary_directory("world")
         self.logs = self.directory / "logs"
         self.logs.mkdir()
         self.notes = self.directory / "notes"
+        self.names = Names(self.directory)
+        self.identities = Identities(self.directory, (PROVIDER, RECEIVERS, "127.0.0.1"))
         self.journal = self.directory / "journal"
         self.proxy = Proxy()
-        self.store = Server(family, "store", durable=True)
-        self.broker = Server(family, "broker", durable=False) if own_broker else self.store
+        self._stack = ExitStack()
+        self.store: Server | SentinelStore | ClusterStore = Server(family, "store", durable=True)
+        if store == "sentinel":
+            self.store = SentinelStore(self._stack, family.temporary_directory("group"), family.start)
+        elif store == "cluster":
+            self.store = ClusterStore(self._stack, family.start, SHARDS)
+        one = self.store if isinstance(self.store, Server) and not own_broker else None
+        self.broker = one or Server(family, "broker", durable=False)
         self._scenario = self.directory / "scenario.json"
         self._scenario.write_bytes(msgspec.json.encode(scenario))
         self._settings = dict(settings)
@@ -146,6 +195,13 @@ class World:
         self.direct: dict[str, str] = {}
         self._count = 0
 
+    @property
+    def server(self) -> Server:
+        """The store where it is one server. Raises TypeError for another."""
+        if not isinstance(self.store, Server):
+            raise TypeError("the store is not one server")
+        return self.store
+
     def start(self) -> None:
         """Start the servers, the simulator and the proxies."""
         keys = {"BRIDGE_PUBLIC_KEY": self.keys[0], "BRIDGE_PRIVATE_KEY": self.keys[1]}
@@ -156,9 +212,12 @@ class World:
         self.store.start()
         if self.broker is not self.store:
             self.broker.start()
-        store = self.proxy.link("store", "127.0.0.1", self.store.port)
+        # One server is reached by a proxy; of several, each tells where the others are.
+        store_url = self.store.url
+        if isinstance(self.store, Server):
+            store_url = self.store.url_at(self.proxy.link("store", "127.0.0.1", self.store.port).port)
         broker = self.proxy.link("broker", "127.0.0.1", self.broker.port)
-        provider = self.proxy.link("provider", "127.0.0.1", port)
+        provider = self.proxy.link("provider", "127.0.0.1", port, self.identities.contexts)
         self.direct = clean_environment(
             dict(SETTINGS)
             | keys
@@ -168,13 +227,14 @@ class World:
                 "BRIDGE_PROVIDER_URL": self.provider_url,
                 "BRIDGE_SECRET_KEYS": self.secret_key,
                 "BRIDGE_DATA_DIR": str(self.directory),
+                "BRIDGE_CALLBACK_CA_FILE": str(self.identities.authorities),
             }
             | self._settings
         )
         self.environment = self.direct | {
-            "BRIDGE_REDIS_URL": self.store.url_at(store.port),
+            "BRIDGE_REDIS_URL": store_url,
             "BRIDGE_BROKER_URL": self.broker.url_at(broker.port),
-            "BRIDGE_PROVIDER_URL": f"http://127.0.0.1:{provider.port}/",
+            "BRIDGE_PROVIDER_URL": f"https://{self.names.of(PROVIDER)}:{provider.port}/",
             "SENTRY_DSN": self.sentry_dsn,
         }
         wait_until("the simulator answers", lambda: self._provider_answers(simulator))
@@ -209,6 +269,7 @@ class World:
             "root": str(ROOT),
             "notes": str(self.notes),
             "journal": str(self.journal),
+            "authorities": str(self.identities.authorities),
             "visibility_s": 10,
             "skew_s": skew_s,
         } | dict(inside or {})
@@ -231,7 +292,8 @@ class World:
     def _start(self, name: str, argv: Sequence[str], environment: Mapping[str, str]) -> Child:
         self._count += 1
         log_file = self.logs / f"{self._count:03d}-{name}.log"
-        child = self.family.start(name, [sys.executable, "-P", *argv], env=environment, log_file=log_file)
+        whole = self.names.within([sys.executable, "-P", *argv])
+        child = self.family.start(name, whole, env=environment, log_file=log_file)
         child.wanted = False  # the harness looks after it: its end is no reason to end the family
         return child
 
@@ -239,7 +301,7 @@ class World:
         """Run a ``bridge`` command to its end, past the proxies. Returns what it printed; raises CommandFailed."""
         with (self.logs / "commands.log").open("ab") as log:
             done = subprocess.run(
-                [sys.executable, "-P", "-m", "bridge.cli.main", *argv],
+                self.names.within([sys.executable, "-P", "-m", "bridge.cli.main", *argv]),
                 env=dict(environment or self.direct),
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
@@ -248,7 +310,8 @@ class World:
                 check=False,
             )
         if done.returncode:
-            raise CommandFailed(f"bridge {argv[0]} {argv[1] if len(argv) > 1 else ''} ended with {done.returncode}")
+            what = f"bridge {argv[0]} {argv[1] if len(argv) > 1 else ''} ended with {done.returncode}"
+            raise CommandFailed(what, done.stdout.decode())
         return done.stdout.decode()
 
     def read_notes(self) -> list[str]:
@@ -259,13 +322,18 @@ class World:
         """What workers wrote down of their work (``inside/journal.py``)."""
         return self.journal.read_text().splitlines() if self.journal.exists() else []
 
-    def web_answers(self) -> tuple[str, ...]:
-        """What the web process says to whoever asks, of errors too."""
+    def web_url(self) -> str:
+        """Where the last web process is, "" as long as it has not said so."""
         for path in sorted(self.logs.glob("*-web.log"), reverse=True):
             _, found, url = path.read_text(errors="replace").partition("serving on ")
             if found:
-                return tuple(_lines_of(url.split()[0]))
-        return ()
+                return url.split()[0]
+        return ""
+
+    def web_answers(self) -> tuple[str, ...]:
+        """What the web process says to whoever asks, of errors too."""
+        url = self.web_url()
+        return tuple(_lines_of(url)) if url else ()
 
     def log_lines(self) -> dict[str, tuple[str, ...]]:
         """What every process wrote."""
@@ -275,6 +343,7 @@ class World:
 
     def close(self) -> None:
         self.proxy.close()
+        self._stack.close()
 
 
 def _lines_of(url: str) -> Iterator[str]:
@@ -284,20 +353,11 @@ def _lines_of(url: str) -> Iterator[str]:
 
 
 class CommandFailed(Exception):
-    """A command of the operator's did not do what it was asked."""
+    """A command of the operator's did not do what it was asked; ``said`` is what it printed all the same."""
 
-
-class NotInTime(Exception):
-    """What was waited for did not come, though it had very long."""
-
-
-def wait_until(what: str, condition: Any, deadline_s: float = 60.0, every_s: float = 0.05) -> None:
-    """Return once it is so. Raises NotInTime."""
-    deadline = time.monotonic() + deadline_s
-    while not condition():
-        if time.monotonic() > deadline:
-            raise NotInTime(f"not within {deadline_s:.0f} s: {what}")
-        time.sleep(every_s)
+    def __init__(self, what: str, said: str) -> None:
+        super().__init__(what)
+        self.said = said
 
 
 def free_port() -> int:

@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import cast
 
 import msgspec
 import pytest
@@ -101,6 +102,11 @@ def _post(simulator: RunningSimulator, form: Mapping[str, str]) -> dict[str, obj
     answer = requests.post(simulator.url, data=form, timeout=10)
     assert answer.status_code == 200
     return msgspec.json.decode(answer.content, type=dict[str, object])
+
+
+def _post_for(simulator: RunningSimulator, session_no: str) -> dict[str, object]:
+    """The answer for a session, as it came."""
+    return _post(simulator, _signed(Action="GetUSMSSendReceipt", **{"SessionNoSet.0": session_no}))
 
 
 # How it may be asked
@@ -454,6 +460,40 @@ def test_a_duplicating_answer_repeats_sessions_and_receipts() -> None:
         assert _results(simulator, session_no) == ["发送成功"] * 3
         (told,) = simulator.told()
     assert [word.result for word in told.told] == ["发送成功"]
+
+
+def test_an_emptying_answer_has_each_session_without_receipts() -> None:
+    with running_simulator({"default": AT_ONCE, "faults": {"script": [{"fault": "emptied"}]}}) as simulator:
+        session_no = simulator.send(PHONE)
+        assert _post_for(simulator, session_no)["Data"] == [{"ReceiptSet": [], "SessionNo": session_no}]
+        assert _results(simulator, session_no) == ["发送成功"]
+
+
+def test_an_answer_with_a_stranger_has_a_session_that_nobody_asked_for() -> None:
+    with running_simulator({"default": AT_ONCE, "faults": {"script": [{"fault": "stranger"}]}}) as simulator:
+        session_no = simulator.send(PHONE)
+        asked, stranger = cast("list[dict[str, object]]", _post_for(simulator, session_no)["Data"])
+        assert asked["SessionNo"] == session_no != stranger["SessionNo"]
+        assert asked["ReceiptSet"] == stranger["ReceiptSet"] != []
+
+
+def test_a_mistyped_answer_told_the_receipts_that_can_be_read() -> None:
+    faults = {"script": [{"fault": "mistyped"}]}
+    with running_simulator({"default": AT_ONCE, "faults": faults}) as simulator:
+        session_no = simulator.send(PHONE, PHONE[:-1] + "7")
+        answer = _ask(simulator, session_no)
+        assert [receipt.phone for receipt in answer[session_no]] == [PHONE[:-1] + "7"]
+        (told,) = simulator.told()
+        assert told.phone == PHONE[:-1] + "7"
+
+
+def test_a_huge_answer_holds_the_receipts_too() -> None:
+    with running_simulator({"default": AT_ONCE, "faults": {"script": [{"fault": "huge"}]}}) as simulator:
+        session_no = simulator.send(PHONE)
+        answer = _post_for(simulator, session_no)
+        asked, huge = [one["ReceiptSet"] for one in cast("list[dict[str, list[object]]]", answer["Data"])]
+        assert len(asked) == 1
+        assert len(huge) > 90_000
 
 
 @pytest.mark.parametrize("fault", ["hang", "drip", "late"])

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import errno
+import io
 import json
 import logging
 import os
@@ -172,3 +174,17 @@ def test_a_logger_before_any_setup_prints_nothing_to_stdout(capsys: pytest.Captu
     structlog.reset_defaults()
     get_logger("bridge").info("early", phone=PHONE)
     assert capsys.readouterr().out == ""
+
+
+class _FullDisk(io.StringIO):
+    """A file on a disk that is full."""
+
+    def write(self, _text: str) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_a_log_file_on_a_full_disk_costs_the_line_and_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was to tell of the lost line went to the same full disk, and its error ended whoever had logged."""
+    monkeypatch.setattr(sys, "stderr", _FullDisk())
+    setup_logging("json")
+    get_logger("bridge").info("polled")

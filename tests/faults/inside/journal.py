@@ -8,6 +8,7 @@ line is written whole and at once, so that a ``kill -9`` loses none.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import itertools
 import json
@@ -36,10 +37,17 @@ class Journal:
         self._clock_ns = clock_ns
         self._pid = os.getpid()
         self.numbers = itertools.count(1)
+        self._unwritten: list[bytes] = []
+        self._writing = threading.Lock()
 
     def add(self, what: str, **fields: object) -> None:
         line = json.dumps({"at": self._clock_ns() // 1_000_000, "pid": self._pid, "what": what} | fields)
-        os.write(self._descriptor, line.encode() + b"\n")
+        with self._writing:
+            self._unwritten.append(line.encode() + b"\n")
+            # While its disk is full it is remembered: each line says itself when that was.
+            with contextlib.suppress(OSError):
+                os.write(self._descriptor, b"".join(self._unwritten))
+                self._unwritten.clear()
 
     def name(self) -> str:
         """A name that no other attempt has."""
@@ -97,7 +105,8 @@ class Journal:
     def watch_redis(self, module: Any, scripts: Mapping[bytes, str]) -> None:
         """Note outcomes that are handed to the store, holds that are taken, and what it does not answer."""
         journal, connection = self, module.AbstractConnection
-        port = urlsplit(os.environ.get("BRIDGE_REDIS_URL", "")).port
+        # What is not the broker's connection is the store's, of which each server has a port of its own.
+        broker_port = urlsplit(os.environ.get("BRIDGE_BROKER_URL", "")).port
         marks = [sha for sha, name in scripts.items() if name in _WATCHED] + [b"EVAL\r\n"]
         send, read, disconnect = connection.send_packed_command, connection.read_response, connection.disconnect
 
@@ -110,7 +119,7 @@ class Journal:
             try:
                 sent = send(self, command, *args, **options)
             except Exception as error:
-                journal.breaks(self, port, error)
+                journal.breaks(self, broker_port, error)
                 raise
             # After the library's own pings, which it sends and hears first.
             self.journal_labels = labels
@@ -123,10 +132,10 @@ class Journal:
             except module.ResponseError as error:
                 journal.answer(labels, type(error).__name__)
                 if type(error).__name__ != "NoScriptError":
-                    journal.breaks(self, port, error)
+                    journal.breaks(self, broker_port, error)
                 raise
             except Exception as error:
-                journal.breaks(self, port, error)
+                journal.breaks(self, broker_port, error)
                 raise
             journal.answer(labels, reply)
             return reply
@@ -134,15 +143,15 @@ class Journal:
         def disconnecting(self: Any, *args: Any, **options: Any) -> Any:
             if any(getattr(self, "journal_labels", [])):
                 self.journal_labels = []
-                journal.breaks(self, port, TimeoutError("given up"))
+                journal.breaks(self, broker_port, TimeoutError("given up"))
             return disconnect(self, *args, **options)
 
         connection.send_packed_command, connection.read_response = sending, reading
         connection.disconnect = disconnecting
 
-    def breaks(self, connection: Any, port: int | None, error: Exception) -> None:
+    def breaks(self, connection: Any, broker_port: int | None, error: Exception) -> None:
         """Note a failure of a connection to the store; one to the broker is of no account here."""
-        if getattr(connection, "port", None) == port:
+        if getattr(connection, "port", None) != broker_port:
             self.add("broken", said=type(error).__name__)
 
     def ask(self, words: Sequence[bytes], scripts: Mapping[bytes, str]) -> str | None:

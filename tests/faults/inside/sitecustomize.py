@@ -3,7 +3,8 @@
 ``FAULTS_INSIDE`` is JSON: ``stops`` are named points at which the process kills itself, at its so manieth passing, if
 no other has before it: whoever does leaves a link in ``deaths``, from the point's name to its pid and the time.
 ``bugs`` are names of mistakes to make (``bugs.py``); ``skew_s`` sets the wall clock off; ``visibility_s`` shortens the
-broker's lease and that of sessions; ``notes`` is a file to write down in what happened, ``journal`` one for what was
+broker's lease and that of sessions, and other waits of minutes; ``authorities`` is a file of certificate authorities to
+trust in place of the public ones; ``notes`` is a file to write down in what happened, ``journal`` one for what was
 sent and settled (``journal.py``). Points lie at the seams with other programs, which stay where they are when the code
 between them is redrawn: what is said to Redis, to the provider, and to receivers.
 """
@@ -147,6 +148,21 @@ def _shorten_polls(module: Any) -> None:
         module._SHORTEST_LEASE_MS = 5_000
 
 
+def _shorten_probes(module: Any) -> None:
+    """An account whose keys were refused is asked for again after a second or two."""
+    module._FIRST_PROBE_MS, module._LONGEST_PROBE_MS = 1_000, 2_000
+
+
+def _forget_names(module: Any) -> None:
+    """Names are looked up again after a second."""
+    option = module.pycurl.DNS_CACHE_TIMEOUT
+    module._CONSTANT_OPTIONS = tuple((name, 1 if name == option else value) for name, value in module._CONSTANT_OPTIONS)
+
+
+def _trust(module: Any) -> None:
+    module.where = lambda: _given["authorities"]
+
+
 def _skew(off_s: float) -> None:
     """Have the wall clock tell another time. (Under libfaketime, which shifts it for a whole process, Python's sleeps
     fail.) The monotonic clock is left alone, as by whoever sets the time."""
@@ -207,6 +223,10 @@ def install() -> None:
     if "visibility_s" in _given:
         patches["tasks.config"] = [_shorten_leases]
         patches["bridge.wiring"] = [_shorten_polls]
+        patches["bridge.domain.rate"] = [_shorten_probes]
+        patches["bridge.delivery.handles"] = [_forget_names]
+    if "authorities" in _given:
+        patches["certifi"] = [_trust]
     if _given.get("bugs"):
         import bugs  # type: ignore[import-not-found]  # beside this file, on the worker's own path
 
