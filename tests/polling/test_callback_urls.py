@@ -14,7 +14,7 @@ from bridge.domain.receipts import Receipt
 from bridge.domain.signing import encode_secret
 from bridge.domain.subscriptions import callback_id
 from bridge.errors import UsageError
-from bridge.store import accounts
+from bridge.store import callback_urls
 from bridge.wiring import Bridge
 from tasks.process import Process
 from tests.delivery.slices import deliver
@@ -97,7 +97,7 @@ def test_a_url_that_may_not_be_called_rejects_its_item_alone(url: str, local: Br
 
 
 def test_an_account_names_at_most_so_many_urls(local: Bridge, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(accounts, "MOST_CALLBACK_URLS", 3)
+    monkeypatch.setattr(callback_urls, "MOST_CALLBACK_URLS", 3)
     known = [local.callback_for("default", f"http://127.0.0.1/{n}") for n in range(3)]
     with pytest.raises(UsageError, match="3 URLs already"):
         local.callback_for("default", "http://127.0.0.1/3")
@@ -117,7 +117,7 @@ def test_a_subscription_that_nothing_can_use_is_removed_once_it_is_idle(local: B
     long_ago = int(time.time() * 1000) - 400 * 24 * 3600 * 1000
     local.client.commands([["ZADD", "u:callbacks:default", long_ago, name]])
     assert local.forget_unused_callbacks("default") == 0  # something waits for it
-    local.queues.remove(name)
+    local.queues.remove(name, local.subscriptions.load().versions)
     assert local.forget_unused_callbacks("default") == 1
     assert local.subscriptions.load().of("default") == ()
 
