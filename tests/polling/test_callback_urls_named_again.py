@@ -161,7 +161,7 @@ def test_a_url_that_is_named_again_while_its_subscription_is_removed_loses_no_ev
             play(scene, first * before + second * after + rest)
 
 
-# The tracking takes away the first removal's mark, and the second removal sets its own just before the first one goes on.
+# The tracking takes away the first removal's mark; the second removal sets its own just before the first one goes on.
 @example(order="rrrrrqqttttqqR")
 @given(order=st.text("rtql", max_size=40))
 @settings(max_examples=150, deadline=None)

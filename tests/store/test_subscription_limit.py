@@ -11,12 +11,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from bridge.domain.commits import ABSENT, CommitResult, Write
 from bridge.errors import NotFound, UsageError
 from bridge.store import callback_urls, keys
 from bridge.store.callback_urls import CallbackUrls
 from bridge.store.removing import Remover
 from bridge.store.subscriptions import Found, SubscriptionStore
-from tests.parts import Parts, entry, subscription
+from tests.parts import OPEN, Parts, entry, subscription
 
 
 def add(parts: Parts, name: str, most: int, account: str = "default") -> bool:
@@ -172,6 +173,15 @@ def test_a_subscription_of_an_older_release_is_removed_as_any_other(parts: Parts
     parts.redis.hset(keys.SUBSCRIPTIONS, name, msgspec.msgpack.encode(fields))
     assert urls.remove_unused("default", 2) == 1
     assert parts.subscriptions.load().by_id() == {}
+
+
+def test_when_one_is_removed_no_later_commit_routes_to_it(parts: Parts) -> None:
+    urls = urls_of(parts)
+    urls.subscribe("default", "http://127.0.0.1/", 1)
+    known = parts.subscriptions.load()
+    assert urls.remove_unused("default", 2) == 1
+    write = Write("s1", ABSENT, OPEN, 1, None)
+    assert parts.sessions.commit("default", [write], known.versions) == {"s1": CommitResult.STALE_REGISTRY}
 
 
 def test_what_something_can_use_after_all_is_put_back(parts: Parts, monkeypatch: pytest.MonkeyPatch) -> None:
