@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import cast
@@ -15,6 +16,7 @@ from bridge.domain.commits import ABSENT, CommitResult, Write
 from bridge.errors import NotFound, UsageError
 from bridge.store import callback_urls, keys
 from bridge.store.callback_urls import CallbackUrls
+from bridge.store.client import Call, Client
 from bridge.store.removing import Remover
 from bridge.store.subscriptions import Found, SubscriptionStore
 from tests.parts import OPEN, Parts, entry, subscription
@@ -124,6 +126,30 @@ def test_what_is_refused_costs_one_call_and_no_memory_however_much_it_is(parts: 
     assert set(trips) == {1}, "of the first that is refused and of the last"
     assert size_of(parts) == size
     assert len(parts.subscriptions.load().by_id()) == limit
+
+
+def test_a_commit_to_as_many_as_there_may_be_is_cut_where_it_can_be(
+    parts: Parts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Fault: the server answered nobody for seconds, and the poller gave the commit up that it waited for.
+
+    Cause: a script was cut by its events, however many subscriptions each of them went to. Fix: by both.
+    """
+    calls: list[Call] = []
+    run = Client.run
+
+    def noted(client: Client, given: Sequence[Call]) -> list[object]:
+        calls.extend(given)
+        return run(client, given)
+
+    names = [f"sub_{number}" for number in range(100)]
+    of_a_shard = [no for number in range(100) if parts.shard(no := f"s{number}") == 0][:11]
+    writes = [Write(no, ABSENT, OPEN, 1, None, [entry(no, to=names)]) for no in of_a_shard]
+    monkeypatch.setattr(Client, "run", noted)
+    assert set(parts.sessions.commit("default", writes).values()) == {CommitResult.WRITTEN}
+    # One event of 100 routes is a session's, and a call has no more than 1,000.
+    assert [sum(":s:default:" in key for key in call.keys) for call in calls] == [10, 1]
+    assert set(parts.queues.lengths(names).values()) == {11}
 
 
 # Subscriptions that sessions' URLs imply.
