@@ -41,4 +41,6 @@ class Remover:
             if not self._queues.remove(subscription, versions):
                 self._attempts.remove(subscription)
                 return
-        raise BridgeError(f"{subscription} is removed, but not all that was kept for it: others kept being changed")
+        raise BridgeError(
+            f"{subscription} is removed, but not all that was kept for it, because subscriptions kept being changed"
+        )
