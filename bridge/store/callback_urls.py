@@ -74,7 +74,7 @@ class CallbackUrls:
                 return False  # it is being named again, or removed
             (named,) = self._client.commands([["ZSCORE", keys.callbacks(account), name]])
             if named is None or float(cast("bytes", named)) >= before_ms:
-                self._subscriptions.swap(leaving, _at(leaving, None))
+                self._settle(leaving.subscription)
                 return False
             if not self._subscriptions.drop(leaving):
                 return False

@@ -8,7 +8,7 @@ key                      type   written by                              bounded 
 ======================== ====== ======================================= ================================================
 u:store                  hash   the first connection                    three fields
 u:subscriptions          hash   subscriptions add, rotate; rewrap       one field a subscription
-u{u:subscriptions}:owned hash   subscriptions add, remove               one field an account
+u:owned{u:subscriptions} hash   subscriptions add, remove               one field an account
 u:accounts               set    bridge.track                            one member an account
 u:origins                hash   bridge.track                            two fields of each of 16,383 machines
 u:credentials            hash   accounts add, edit, remove; rewrap      one field an account
@@ -53,7 +53,7 @@ from zlib import crc32
 
 STORE = "u:store"
 SUBSCRIPTIONS = "u:subscriptions"
-OWNED = "u{u:subscriptions}:owned"
+OWNED = "u:owned{u:subscriptions}"
 """How many subscriptions each account has, without those that its sessions' URLs imply: in the slot of these."""
 ACCOUNTS = "u:accounts"
 CREDENTIALS = "u:credentials"

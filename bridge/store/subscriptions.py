@@ -125,6 +125,8 @@ class SubscriptionStore:
     def put(self, subscription: Subscription, most: int | None = None) -> None:
         """Add or replace a subscription. When this returns, every later commit knows it.
 
+        Not for those that URLs imply: ``CallbackUrls`` adds them.
+
         Raises:
             UsageError: it would be one more than the ``most`` that its account may have.
         """
