@@ -7,7 +7,7 @@ import random
 import secrets
 from base64 import b32encode
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from functools import cached_property
 from importlib.metadata import version
 from threading import Lock
@@ -24,7 +24,7 @@ from bridge.domain.server_urls import NO_CLUSTER
 from bridge.domain.signing import SECRET_BYTES, encode_secret
 from bridge.domain.status import LONGEST_AGE_MS
 from bridge.domain.subscriptions import PLAIN, BodyFormat, Options, Subscription, is_asked_for
-from bridge.errors import NotFound, SettingsError, UsageError
+from bridge.errors import SettingsError, UsageError
 from bridge.observe.logs import get_logger, setup_logging
 from bridge.observe.sentry import setup_sentry
 from bridge.policies import delivery_policy_of, limits_of, poll_policy_of
@@ -36,9 +36,10 @@ from bridge.polling.track import Tracker
 from bridge.providers import Providers
 from bridge.servers import identity_of, store_url
 from bridge.settings import Settings, read_environ, unknown_settings
-from bridge.store.accounts import AccountStore, CallbackUrls
+from bridge.store.accounts import AccountStore
 from bridge.store.attempts import AttemptLog
 from bridge.store.audit import AuditTrail
+from bridge.store.callback_urls import CallbackUrls
 from bridge.store.client import Client, open_store
 from bridge.store.credentials import PushTokens, Rewrapping, SigningKeys, rotated, sealed
 from bridge.store.erasure import Erased, ErasedPlaces, Eraser, Tombstones
@@ -52,6 +53,7 @@ from bridge.store.notices import NoticeStore
 from bridge.store.outcomes import OutcomeStore
 from bridge.store.pushes import PushStore
 from bridge.store.queues import QueueStore
+from bridge.store.removing import Remover
 from bridge.store.resending import ResendStore
 from bridge.store.secrets import SecretBox, parse_keys
 from bridge.store.server import embedded_secret_keys
@@ -118,7 +120,8 @@ class Bridge:
         self.audit = AuditTrail(self.client)
         self.subscriptions = SubscriptionStore(self.client, shards)
         self.accounts = AccountStore(self.client)
-        self.callback_urls = CallbackUrls(self.client, self.subscriptions)
+        self._remover = Remover(self.subscriptions, self.queues, self.attempts)
+        self.callback_urls = CallbackUrls(self.client, self.subscriptions, self.queues, self._remover.clear)
         self.tracking = TrackingStore(self.client, shards)
         self.origins = Origins(self.client)
         self.pushes = PushStore(self.client, self.sessions)
@@ -169,7 +172,8 @@ class Bridge:
 
         Raises:
             InvalidUrl: the URL is none that callbacks may go to, by itself or by an address it resolves to.
-            UsageError: it was to have a client certificate, and is not https; or to hear of what its format cannot say.
+            UsageError: it was to have a client certificate, and is not https; or to hear of what its format cannot say;
+                or its account has as many as it may.
         """
         policy = url_policy(self.settings)
         target = parse_url(url, policy)
@@ -192,7 +196,7 @@ class Bridge:
             self.secret_box,
         )
         subscription = limited(subscription)
-        self.subscriptions.put(subscription)
+        self.subscriptions.put(subscription, self.settings.max_subscriptions)
         return subscription, encode_secret(key), note
 
     def parts_of(self, subscription: Subscription) -> list[Part]:
@@ -205,9 +209,7 @@ class Bridge:
         Raises:
             NotFound: there is none of this id.
         """
-        self.subscriptions.remove(name)
-        self.queues.remove(name)
-        self.attempts.remove(name)
+        self._remover.remove(name)
 
     def rotate(self, name: str, overlap_ms: int, key: bytes = b"") -> tuple[Subscription, str]:
         """Sign a subscription's callbacks with ``key`` (b"": a fresh one), and for ``overlap_ms`` with the one before.
@@ -267,14 +269,7 @@ class Bridge:
         """Remove the implicit subscriptions that no session can use any more, and that have nothing waiting."""
         settings = self.settings
         longest_ms = LONGEST_AGE_MS + settings.give_up_after_ms + settings.keep_settled_ms + settings.keep_dead_ms
-        unused = self.callback_urls.unused(account, self.clock.now_ms() - longest_ms)
-        waiting = self.queues.lengths(unused)
-        idle = [name for name in unused if not waiting[name]]
-        for name in idle:
-            with suppress(NotFound):
-                self.unsubscribe(name)
-            self.callback_urls.forget(account, name)
-        return len(idle)
+        return self.callback_urls.remove_unused(account, self.clock.now_ms() - longest_ms)
 
     @cached_property
     def poll_policy(self) -> PollPolicy:

@@ -153,6 +153,10 @@ class Parts:
         assert lanes is not None
         return self.queues.peek([(to, self.shard(session_no), lanes)])[0]
 
+    def remove_queue(self, subscription: str) -> None:
+        """Remove all that is kept for a subscription, whatever the registry says of it."""
+        assert self.queues.remove(subscription, self.subscriptions.load().versions) == []
+
     def shard(self, session_no: str) -> int:
         return keys.shard_of(session_no, self.shards)
 

@@ -348,8 +348,9 @@ class Intake:
             self._load()
         subscription = self._subscriptions.get(name)
         if subscription is None:
-            # Removed. Commits stopped routing to it before it left the registry, so this is all there will be.
-            self._ports.queues.remove(name)
+            # Removed, by one that was stopped. Where the registry is another by now it may be there again, with events
+            # that were committed since: the next look finds it.
+            self._ports.queues.remove(name, self._versions)
             return None
         if not subscription.is_active:
             # Whoever paused or disabled it was stopped before it was parked everywhere.

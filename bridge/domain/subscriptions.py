@@ -51,6 +51,30 @@ class BodyFormat(StrEnum):
     USMS = "usms"
 
 
+class Stage(StrEnum):
+    """How a subscription whose id comes again, because it stands for a URL, gets into the registry and out of it.
+
+    ::
+
+        arriving → arrived → there → leaving → gone
+                               ↑________/
+
+    ``arriving``: no commit routes to it before every shard's version is another. ``arrived``: commits do; those that go
+    by a version from before are not all refused yet. ``leaving``: it is there still, and stays if its URL was named.
+    """
+
+    ARRIVING = "arriving"
+    ARRIVED = "arrived"
+    LEAVING = "leaving"
+
+
+class Passage(msgspec.Struct, frozen=True):
+    """Where a subscription is that is not simply there. ``token`` is of whoever began it, so that no other ends it."""
+
+    stage: Stage
+    token: str
+
+
 class RetiredKey(msgspec.Struct, frozen=True):
     """A key that was rotated out, sealed: it goes on signing, after the current one, until ``until_ms`` (Unix ms)."""
 
@@ -85,7 +109,7 @@ class Subscription(msgspec.Struct, frozen=True, kw_only=True):
     ``releasing``, that it is active again but not all of its queue yet. ``rate`` (attempts a second), ``concurrency``
     and ``retry_ms`` are the bridge's own where they are None. ``max_batch``: its callbacks carry up to so many events
     each; None: each carries one, by itself. ``partitions`` is how many slices may serve it at once, each some of its
-    shards. While it is filling, ``fill_from_ms`` is since when.
+    shards. While it is filling, ``fill_from_ms`` is since when. ``passage`` is None but for moments.
     """
 
     id: str
@@ -113,11 +137,17 @@ class Subscription(msgspec.Struct, frozen=True, kw_only=True):
     partitions: int | None = None
     disablings: int = 0
     fill_from_ms: int = 0
+    passage: Passage | None = None
 
     @property
     def is_active(self) -> bool:
         """Whether its events are sent, and not parked."""
         return self.state is SubscriptionState.ACTIVE
+
+    @property
+    def is_routed_to(self) -> bool:
+        """Whether commits may give it events."""
+        return self.passage is None or self.passage.stage is not Stage.ARRIVING
 
     def wants(self, status: Status) -> bool:
         """Whether it is to hear that a phone's status became ``status``."""

@@ -155,17 +155,6 @@ class Client:
             # Its type is lost on the way: a generator's return value is Any to a type checker.
             return cast("T", end.value)
 
-    def transaction(self, commands: Sequence[Command]) -> list[object]:
-        """Run commands of one shard at once or not at all; replies are unparsed. Raises as ``ask``."""
-        with translated():
-            self.round_trips += 1
-            reply = self._found().transaction(commands)
-            if isinstance(reply, Exception):
-                raise reply
-            replies = cast("list[object]", reply)
-            _raise_first(replies)
-        return replies
-
     def scan(self, pattern: str) -> Iterator[bytes]:
         """Walk the keys that match, in no order; one written meanwhile may be missed or come twice."""
         with translated():

@@ -133,12 +133,6 @@ class Cluster:
         counts = [cast("list[int]", reply) for reply in replies if refusal is None]
         return [*[b"OK"] * len(writes), refusal or [min(column) for column in zip(*counts, strict=True)]]
 
-    def transaction(self, commands: Sequence[Command]) -> object:
-        """Run commands of one slot at once. Returns EXEC's reply."""
-        packed = b"".join(pack(tuple(command)) for command in [("MULTI",), *commands, ("EXEC",)])
-        (reply,) = self._converse([_Unit(slot_of(key_of(commands[0])), packed, len(commands) + 2)])
-        return reply
-
     def nodes(self) -> list[Node]:
         """Masters and replicas, asked of the cluster just now."""
         self._refresh()

@@ -8,6 +8,7 @@ key                      type   written by                              bounded 
 ======================== ====== ======================================= ================================================
 u:store                  hash   the first connection                    three fields
 u:subscriptions          hash   subscriptions add, rotate; rewrap       one field a subscription
+u:owned{u:subscriptions} hash   subscriptions add, remove               one field an account
 u:accounts               set    bridge.track                            one member an account
 u:origins                hash   bridge.track                            two fields of each of 16,383 machines
 u:credentials            hash   accounts add, edit, remove; rewrap      one field an account
@@ -52,6 +53,8 @@ from zlib import crc32
 
 STORE = "u:store"
 SUBSCRIPTIONS = "u:subscriptions"
+OWNED = "u:owned{u:subscriptions}"
+"""How many subscriptions each account has, without those that its sessions' URLs imply: in the slot of these."""
 ACCOUNTS = "u:accounts"
 CREDENTIALS = "u:credentials"
 ORIGINS = "u:origins"

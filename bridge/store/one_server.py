@@ -16,7 +16,7 @@ from redis.retry import Retry
 from redis.sentinel import Sentinel
 
 from bridge.domain.server_urls import StoreAddress
-from bridge.store.wire import PATIENCE_S, Command, Node, Reading, converse, outcome, pack
+from bridge.store.wire import PATIENCE_S, Command, Node, Reading, converse, pack
 
 _SENTINEL_TIMEOUT_S = 1.0
 """A Sentinel only looks into its memory; of three, one that hangs must not use up a caller's patience."""
@@ -62,10 +62,6 @@ class OneServer:
     def exchange(self, commands: Sequence[Command]) -> list[object]:
         """Send commands in one round trip and read their replies, refusals among them."""
         return self._converse(b"".join([pack(tuple(command)) for command in commands]), len(commands))
-
-    def transaction(self, commands: Sequence[Command]) -> object:
-        """Run commands at once. Returns EXEC's reply."""
-        return outcome(self.exchange([("MULTI",), *commands, ("EXEC",)]))
 
     def scan(self, pattern: str) -> Iterator[bytes]:
         """Walk the keys that match."""

@@ -338,23 +338,13 @@ class QueueStore:
         )
         return sum(cast("list[int]", replies))
 
-    def remove(self, subscription: str) -> None:
-        """Remove all that is kept for a subscription that the registry no longer has."""
-        for shard in range(self._shards):
-            buckets = [
-                f"{keys.lanes(shard, subscription, bytes(8))[:-1]}{bucket}" for bucket in range(keys.LANE_BUCKETS)
-            ]
-            whole = [
-                make(shard, subscription)
-                for make in (keys.queue, keys.kept, keys.dead, keys.counts, keys.hold, keys.state)
-            ]
-            # At once: a lane that is committed in between would be left without its queue, and never be due.
-            self._client.transaction(
-                [
-                    ["ZREM", keys.index(shard), keys.queue_member(subscription)],
-                    ["UNLINK", *buckets, *whole],
-                ]
-            )
+    def remove(self, subscription: str, versions: Mapping[int, bytes]) -> list[int]:
+        """Remove all that is kept for a subscription that the registry, at these versions of its shards, has not.
+
+        Returns the shards whose version is another by now, in which nothing was removed.
+        """
+        replies = self._client.run([_removal(shard, subscription, version) for shard, version in versions.items()])
+        return [shard for shard, removed in zip(versions, replies, strict=True) if not removed]
 
     def _settle_call(self, name: str, shard: int, token: bytes, settled: Sequence[Settlement]) -> Call:
         names = [
@@ -391,6 +381,14 @@ class QueueStore:
             else:
                 args += ("unsaid" if is_ours(one.record) else "dead", one.attempts, one.record, one.error)
         return Call("settle_lanes", names, args)
+
+
+def _removal(shard: int, subscription: str, version: bytes) -> Call:
+    lanes = keys.lanes(shard, subscription, bytes(8))[:-1]
+    whole = (keys.queue, keys.kept, keys.dead, keys.counts, keys.hold, keys.state)
+    names = [keys.index(shard), keys.registry(shard), *(make(shard, subscription) for make in whole)]
+    names += [f"{lanes}{bucket}" for bucket in range(keys.LANE_BUCKETS)]
+    return Call("remove_queue", names, [keys.queue_member(subscription), version])
 
 
 def _letter(shard: int, stream_id: bytes, flat: list[bytes]) -> DeadLetter:

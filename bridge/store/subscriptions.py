@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import cast
 
 import msgspec
@@ -11,7 +11,7 @@ import msgspec
 from bridge.domain.events import EVENT_TYPES
 from bridge.domain.receipts import Status
 from bridge.domain.subscriptions import Subscription, SubscriptionState
-from bridge.errors import BridgeError, NotFound
+from bridge.errors import BridgeError, NotFound, UsageError
 from bridge.store import keys
 from bridge.store.client import Call, Client
 
@@ -71,6 +71,13 @@ def _absent(subscription: str) -> NotFound:
     return NotFound(f"no subscription {subscription}: see `bridge subscriptions list`")
 
 
+class Found(msgspec.Struct, frozen=True):
+    """A subscription, and the bytes that it is stored as."""
+
+    value: bytes
+    subscription: Subscription
+
+
 class SubscriptionStore:
     """Adds, removes and loads subscriptions."""
 
@@ -85,7 +92,7 @@ class SubscriptionStore:
         returned here are refused.
         """
         # In two round trips: on a cluster, one would read them in no order.
-        versions = self._client.commands([["GET", keys.registry(shard)] for shard in range(self._shards)])
+        versions = self._versions()
         stored, tombstones = self._client.commands([["HVALS", keys.SUBSCRIPTIONS], ["HGETALL", keys.TOMBSTONES]])
         flat = cast("list[bytes]", tombstones)
         groups: dict[str, list[Subscription]] = {}
@@ -93,16 +100,17 @@ class SubscriptionStore:
             one = _unpacker.decode(value)
             groups.setdefault(one.account, []).append(one)
         return Registry(
-            versions={
-                shard: cast("bytes | None", version) or keys.NO_REGISTRY for shard, version in enumerate(versions)
-            },
+            versions=versions,
             by_account={
                 account: tuple(sorted(group, key=lambda one: (one.created_ms, one.id)))
                 for account, group in groups.items()
             },
             listeners={account: _listeners(group) for account, group in groups.items()},
             hearers={account: _hearers(group) for account, group in groups.items()},
-            implied={account: frozenset(one.id for one in group if one.implicit) for account, group in groups.items()},
+            implied={
+                account: frozenset(one.id for one in group if one.implicit and one.is_routed_to)
+                for account, group in groups.items()
+            },
             erased={name: int(at) for name, at in zip(flat[::2], flat[1::2], strict=True)},
         )
 
@@ -112,15 +120,50 @@ class SubscriptionStore:
         Raises:
             NotFound: there is none of this id.
         """
-        (value,) = self._client.commands([["HGET", keys.SUBSCRIPTIONS, subscription]])
-        if value is None:
-            raise _absent(subscription)
-        return _unpacker.decode(cast("bytes", value))
+        return self._found(subscription).subscription
 
-    def put(self, subscription: Subscription) -> None:
-        """Add or replace a subscription. When this returns, every later commit knows it."""
-        self._client.commands([["HSET", keys.SUBSCRIPTIONS, subscription.id, _packer.encode(subscription)]])
-        self._bump(range(self._shards))
+    def put(self, subscription: Subscription, most: int | None = None) -> None:
+        """Add or replace a subscription. When this returns, every later commit knows it.
+
+        Not for those that URLs imply: ``CallbackUrls`` adds them.
+
+        Raises:
+            UsageError: it would be one more than the ``most`` that its account may have.
+        """
+        account = subscription.account
+        value, limit = _packer.encode(subscription), "" if most is None else most
+        added = Call("add_subscription", [keys.SUBSCRIPTIONS, keys.OWNED], [subscription.id, value, account, limit])
+        if self._client.run([added]) != [1]:
+            raise UsageError(
+                f"the account {account} has {most:,} subscriptions, as many as BRIDGE_MAX_SUBSCRIPTIONS allows: remove "
+                f"some (see `bridge subscriptions list --account {account}`), or raise it"
+            )
+        self.bump()
+
+    def find(self, subscription: str) -> Found | None:
+        """One subscription as it is stored, None where there is none of this id."""
+        (value,) = self._client.commands([["HGET", keys.SUBSCRIPTIONS, subscription]])
+        return None if value is None else Found(cast("bytes", value), _unpacker.decode(cast("bytes", value)))
+
+    def begin(self, subscription: Subscription) -> None:
+        """Put a subscription that counts for no account where there is none of its id. Tells nobody."""
+        self._client.commands([["HSETNX", keys.SUBSCRIPTIONS, subscription.id, _packer.encode(subscription)]])
+
+    def swap(self, found: Found, after: Subscription) -> Found | None:
+        """Replace a subscription, if nobody else has meanwhile: as it is then, else None. Tells nobody."""
+        value = _packer.encode(after)
+        swap = Call("swap_field", [keys.SUBSCRIPTIONS], [after.id, found.value, value])
+        return Found(value, after) if self._client.run([swap]) == [1] else None
+
+    def drop(self, found: Found) -> bool:
+        """Take a subscription out, if nobody has changed it meanwhile. Returns whether that was so. Tells nobody."""
+        return self._drop(found.subscription, found.value)
+
+    def versions_without(self, subscription: str) -> Mapping[int, bytes] | None:
+        """The versions that the shards had before a subscription was looked for in vain; None if it is there."""
+        versions = self._versions()
+        (is_there,) = self._client.commands([["HEXISTS", keys.SUBSCRIPTIONS, subscription]])
+        return None if is_there else versions
 
     def update(
         self, subscription: str, change: Callable[[Subscription], Subscription], *, bump: bool = True
@@ -133,17 +176,14 @@ class SubscriptionStore:
             NotFound: there is none of this id.
         """
         for _ in range(_TRIES):
-            (value,) = self._client.commands([["HGET", keys.SUBSCRIPTIONS, subscription]])
-            if value is None:
-                raise _absent(subscription)
-            before = _unpacker.decode(cast("bytes", value))
+            found = self._found(subscription)
+            before = found.subscription
             after = change(before)
             if after == before:
                 return before
-            swap = Call("swap_field", [keys.SUBSCRIPTIONS], [subscription, cast("bytes", value), _packer.encode(after)])
-            if self._client.run([swap]) == [1]:
+            if self.swap(found, after) is not None:
                 if bump:
-                    self._bump(range(self._shards))
+                    self.bump()
                 return after
         raise BridgeError(f"{subscription} kept being changed by others; try again")
 
@@ -190,16 +230,28 @@ class SubscriptionStore:
         Raises:
             NotFound: there is none of this id.
         """
-        (removed,) = self._client.commands([["HDEL", keys.SUBSCRIPTIONS, subscription]])
-        if not removed:
+        if not self._drop(self.get(subscription)):
             raise _absent(subscription)
-        self._bump(range(self._shards))
+        self.bump()
 
     def bump(self) -> None:
         """Make every later commit read the registry anew."""
-        self._bump(range(self._shards))
-
-    def _bump(self, shards: Iterable[int]) -> None:
         # Random, not counted on: a number that the server lost with its last second would come again, and stand for
         # another registry in a poller that still remembers the first.
-        self._client.run([Call("bump_registry", [keys.registry(shard)], [secrets.token_hex(8)]) for shard in shards])
+        versions = [keys.registry(shard) for shard in range(self._shards)]
+        self._client.run([Call("bump_registry", [name], [secrets.token_hex(8)]) for name in versions])
+
+    def _versions(self) -> dict[int, bytes]:
+        replies = self._client.commands([["GET", keys.registry(shard)] for shard in range(self._shards)])
+        return {shard: cast("bytes | None", version) or keys.NO_REGISTRY for shard, version in enumerate(replies)}
+
+    def _found(self, subscription: str) -> Found:
+        found = self.find(subscription)
+        if found is None:
+            raise _absent(subscription)
+        return found
+
+    def _drop(self, one: Subscription, value: bytes = b"") -> bool:
+        counted = "" if one.implicit else one.account
+        dropped = Call("drop_subscription", [keys.SUBSCRIPTIONS, keys.OWNED], [one.id, counted, value])
+        return self._client.run([dropped]) == [1]

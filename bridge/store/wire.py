@@ -83,9 +83,6 @@ class Servers(Protocol):
     def exchange(self, commands: Sequence[Command]) -> list[object]:
         """Send commands, each to the server that its key is on, before any reply is read."""
 
-    def transaction(self, commands: Sequence[Command]) -> object:
-        """Run commands, all of whose keys share a slot, at once or not at all. Returns EXEC's reply."""
-
     def scan(self, pattern: str) -> Iterator[bytes]:
         """Walk the keys that match on all masters."""
 
@@ -212,6 +209,6 @@ class Reading:
 
 
 def outcome(replies: Sequence[object]) -> object:
-    """Of a transaction's replies EXEC's, or what kept it from being run."""
+    """Of the replies to commands that are sent as one the last, or what kept it from being run."""
     refusal = next((reply for reply in replies if isinstance(reply, Exception)), None)
     return refusal or replies[-1]

@@ -247,3 +247,19 @@ def test_a_filling_that_was_cut_short_is_shown_and_goes_on(
     assert terminal("subscriptions", "resume", name).code == 0
     (shown,) = terminal("subscriptions", "show", name, "--json").rows()
     assert (shown["state"], shown["waiting_events"]) == ("active", 5)
+
+
+def test_one_more_than_an_account_may_have_is_refused(
+    bridge: Bridge, terminal: Terminal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BRIDGE_MAX_SUBSCRIPTIONS", "2")
+    first, second = (terminal("subscriptions", "add", URL, "--json").rows()[0]["id"] for _ in range(2))
+    refused = terminal("subscriptions", "add", URL, "--json")
+    assert (refused.code, refused.out) == (2, "")
+    assert refused.err.startswith("error: the account default has 2 subscriptions, as many as BRIDGE_MAX_SUBSCRIPTIONS")
+    assert terminal("subscriptions", "add", URL, "--account", "shop", "--json").code == 0
+    # The URLs of sessions have a limit of their own.
+    bridge.callback_for("default", URL)
+    assert terminal("subscriptions", "remove", str(first)).code == 0
+    assert terminal("subscriptions", "add", URL, "--json").code == 0
+    assert second in bridge.subscriptions.load().by_id()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import cast
 
 import pytest
 import standardwebhooks
@@ -14,7 +15,7 @@ from bridge.domain.receipts import Receipt
 from bridge.domain.signing import encode_secret
 from bridge.domain.subscriptions import callback_id
 from bridge.errors import UsageError
-from bridge.store import accounts
+from bridge.store import callback_urls, tracking
 from bridge.wiring import Bridge
 from tasks.process import Process
 from tests.delivery.slices import deliver
@@ -97,13 +98,40 @@ def test_a_url_that_may_not_be_called_rejects_its_item_alone(url: str, local: Br
 
 
 def test_an_account_names_at_most_so_many_urls(local: Bridge, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(accounts, "MOST_CALLBACK_URLS", 3)
+    monkeypatch.setattr(callback_urls, "MOST_CALLBACK_URLS", 3)
     known = [local.callback_for("default", f"http://127.0.0.1/{n}") for n in range(3)]
     with pytest.raises(UsageError, match="3 URLs already"):
         local.callback_for("default", "http://127.0.0.1/3")
     assert local.callback_for("default", "http://127.0.0.1/0") == known[0]
     assert local.callback_for("another", "http://127.0.0.1/3") == callback_id("another", "http://127.0.0.1/3")
     assert {one.id for one in local.subscriptions.load().of("default")} == set(known)
+
+
+def test_a_url_for_each_of_many_sessions_costs_no_more_than_those_that_an_account_may_name(
+    local: Bridge, process: Process, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The limits are a tenth of what they are, and so are the sessions: a million would leave the same."""
+    monkeypatch.setattr(callback_urls, "MOST_CALLBACK_URLS", 100)
+    monkeypatch.setattr(tracking, "_MOST_REJECTED", 1_000)
+
+    def track(first: int, last: int) -> tuple[int, int]:
+        """Returns how many keys there are then, and how many bytes they take."""
+        for start in range(first, last, 100):
+            numbers = range(start, start + 100)
+            items = [{"session_no": f"s{n}", "callback_url": f"http://127.0.0.1:1025/{n:07}"} for n in numbers]
+            process.track(items, "default")
+        names = list(local.client.scan("*"))
+        taken = local.client.commands([["MEMORY", "USAGE", name, "SAMPLES", 0] for name in names])
+        return len(names), sum(cast("list[int]", taken))
+
+    keys_then, bytes_then = track(0, 2_000)
+    keys_now, bytes_now = track(2_000, 10_000)
+    assert keys_now == keys_then
+    assert bytes_now <= bytes_then * 1.02, "the newest of what was rejected are kept: a few more or less of them"
+    assert len(local.subscriptions.load().of("default")) == 100
+    assert sum(1 for _ in local.sessions.scan("default")) == 100
+    newest = next(local.tracking.rejected("default"))
+    assert "100 URLs already" in newest.reason
 
 
 def test_a_subscription_that_nothing_can_use_is_removed_once_it_is_idle(local: Bridge, process: Process) -> None:
@@ -117,7 +145,7 @@ def test_a_subscription_that_nothing_can_use_is_removed_once_it_is_idle(local: B
     long_ago = int(time.time() * 1000) - 400 * 24 * 3600 * 1000
     local.client.commands([["ZADD", "u:callbacks:default", long_ago, name]])
     assert local.forget_unused_callbacks("default") == 0  # something waits for it
-    local.queues.remove(name)
+    local.queues.remove(name, local.subscriptions.load().versions)
     assert local.forget_unused_callbacks("default") == 1
     assert local.subscriptions.load().of("default") == ()
 

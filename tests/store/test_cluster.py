@@ -20,6 +20,7 @@ from bridge.domain.rate import Slowed
 from bridge.domain.subscriptions import Deliver
 from bridge.errors import BridgeError, IncompatibleStore, SettingsError, StoreUnreachable
 from bridge.store import keys
+from bridge.store.callback_urls import CallbackUrls
 from bridge.store.client import Call, Client, Conversation, Request, open_store
 from bridge.store.cluster import key_of
 from bridge.store.erasure import ErasedPlaces
@@ -150,7 +151,11 @@ def do_everything(parts: Parts) -> None:
     places = [(one.shard, one.position) for one in logged]
     ErasedPlaces(parts.client, SHARDS).among("default", places)
     parts.client.run([Call("erase_events", [keys.log(0, "default"), keys.erased(0, "default")], ["1-1", b"p" * 12])])
-    parts.queues.remove(SUB)
+    parts.remove_queue(SUB)
+    parts.subscriptions.remove(SUB)
+    urls = CallbackUrls(parts.client, parts.subscriptions, parts.queues, parts.remove_queue)
+    urls.subscribe("default", "http://127.0.0.1:9/", 1)
+    assert urls.remove_unused("default", 2) == 1
 
 
 def test_every_script_and_every_command_is_of_one_slot(store: Parts, cluster: RealCluster, listener: Listener) -> None:
@@ -332,11 +337,11 @@ def test_a_walk_during_a_move_does_not_pass_for_whole(cluster: RealCluster, stor
 
 
 def test_a_removed_queue_is_removed_at_once_wherever_its_slot_is(cluster: RealCluster, store: Parts) -> None:
-    """MULTI, its commands and EXEC go to one node, and are repeated as one."""
+    """A script with a thousand keys, asked of the node that had them before."""
     store.write("s1", entry("s1"))
     slot = slot_of_shard(store.shard("s1"))
     cluster.move_slot(slot, elsewhere(cluster, slot))
-    store.queues.remove(SUB)
+    store.remove_queue(SUB)
     assert not [key for key in store.client.scan("*") if SUB.encode() in key]
     store.assert_index_is_right()
 

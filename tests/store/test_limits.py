@@ -72,7 +72,7 @@ def test_room_that_settling_makes_is_used(parts: Parts) -> None:
         assert small.queues.tallies([SUB])[SUB].waiting == 0
         small.write("s1", entry("s1", sequence=3), entry("s1", sequence=4), entry("s1", sequence=5))
         assert waiting(small) == [3, 4]
-        small.queues.remove(SUB)
+        small.remove_queue(SUB)
         assert small.queues.tallies([SUB])[SUB] == Tally()
 
 

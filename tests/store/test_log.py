@@ -125,7 +125,7 @@ def test_what_waits_in_a_queue_outlives_its_record_in_the_log(parts: Parts) -> N
         "s1", *(entry("s1", f"185{number // 3:08}", to=(SUB, "sub_b"), sequence=number) for number in range(1200))
     )
     shard = parts.shard("s1")
-    parts.queues.remove("sub_b")
+    parts.remove_queue("sub_b")
     where = [logged.position for logged in parts.log.read("default")]
 
     assert parts.log.trim("default", [SUB, "sub_b"], parts.now_ms() + HOUR_MS) == (1200, 1200)
@@ -139,7 +139,7 @@ def test_what_waits_in_a_queue_outlives_its_record_in_the_log(parts: Parts) -> N
 
 def test_what_was_settled_before_is_not_kept(parts: Parts) -> None:
     parts.write("s1", entry("s1"))
-    parts.queues.remove(SUB)
+    parts.remove_queue(SUB)
     parts.write("s1", entry("s1", "18500000009"))
     assert parts.log.trim("default", [SUB], parts.now_ms() + HOUR_MS) == (2, 1)
 

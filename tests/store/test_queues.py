@@ -250,7 +250,7 @@ def test_a_removed_queue_leaves_nothing_and_touches_no_other(parts: Parts) -> No
         parts.queues.claim(MINE, [(SUB, shard, 1)], 45_000)
     parts.log.trim("default", [SUB, "sub_b"], parts.now_ms() + HOUR_MS)
 
-    parts.queues.remove(SUB)
+    parts.remove_queue(SUB)
 
     assert not [key for key in parts.redis.scan_iter() if key.decode().split(":")[2:3] == [SUB]]
     assert parts.queues.lengths([SUB, "sub_b"]) == {SUB: 0, "sub_b": 30}
@@ -265,6 +265,6 @@ def test_a_queue_that_is_filled_while_it_is_removed_stays_whole(parts: Parts) ->
     with ThreadPoolExecutor(1) as pool:
         for _ in range(25):
             filling = pool.submit(parts.write, "s1", *(entry("s1", phone) for phone in phones))
-            parts.queues.remove(SUB)
+            parts.remove_queue(SUB)
             filling.result()
             parts.assert_index_is_right()

@@ -57,6 +57,16 @@ def data_of(event: Record) -> dict[str, Any]:
     return data
 
 
+def test_whatever_a_sender_or_the_provider_says_is_no_line_of_its_own() -> None:
+    """CR, LF and NUL in metadata, or in a word of the provider's, are escaped: a body has no byte that ends a line."""
+    smuggled = "a\r\n\r\nPOST / HTTP/1.1\r\nHost: b\r\n\0"
+    item = parse_item({"session_no": "s1", "metadata": {smuggled: smuggled}}, 0)
+    event = changed(metadata=item.metadata_json, user_id=smuggled, description=smuggled, code=smuggled)
+    assert not set(render("default", event)[1]) & set(b"\r\n\0")
+    data = data_of(event)
+    assert (data["metadata"], data["user_id"]) == ({smuggled: smuggled}, smuggled)
+
+
 # --- the id
 
 

@@ -74,6 +74,7 @@ def test_every_setting_is_read_from_its_variable() -> None:
         "BRIDGE_KEEP_EVENTS": "3h",
         "BRIDGE_LOG_BYTES": "500MB",
         "BRIDGE_MAX_BACKLOG": "2000",
+        "BRIDGE_MAX_SUBSCRIPTIONS": "7",
         "BRIDGE_KEEP_DEAD": "4d",
         "BRIDGE_CALLBACK_RETRY": "5s,1s",
         "BRIDGE_CALLBACK_TIMEOUT": "500ms",
