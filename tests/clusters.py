@@ -68,6 +68,13 @@ class Member:
         process.kill()
         process.wait(10)
 
+    def revive(self) -> None:
+        """Start it again after ``kill``, with its data and under its address."""
+        self._server.stop()
+        self._server.start()
+        assert self._server.notice is None, "another program took the port"
+        self._raw.disconnect()
+
     def close(self) -> None:
         self._raw.disconnect()
         self.redis.close()

@@ -1,49 +1,60 @@
-"""A master, its replica and three Sentinels on the loopback."""
+"""A master, its replica and three Sentinels on the loopback, in clear or over TLS."""
 
 from __future__ import annotations
 
 import secrets
-import socket
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import cast
-from urllib.parse import urlsplit
+from unittest.mock import patch
+from urllib.parse import quote, urlsplit
 
 import redis
 
-from bridge.store.server import EmbeddedServer, find_server_binary
+from bridge.store import server
+from bridge.store.server import EmbeddedServer
+from tests.hostile import Certificate, unused_port
 from tests.parts import until
+from tests.tls import directives, program_with_tls
 
 GROUP = "mine"
 
 
 class Watched:
-    """Two servers of one password, and three Sentinels of another, two of which must agree."""
+    """Two servers of one password, and three Sentinels of another, two of which must agree.
 
-    def __init__(self, stack: ExitStack, directory: Path) -> None:
+    With a certificate, replication and everything that Sentinels say or ask goes over TLS; only a test itself may
+    still talk to the servers in clear.
+    """
+
+    def __init__(
+        self, stack: ExitStack, directory: Path, options: Mapping[str, str], certificate: Certificate | None
+    ) -> None:
         self._password, self._sentinel_password = secrets.token_urlsafe(12), secrets.token_urlsafe(12)
-        options = {"masterauth": self._password, "repl-diskless-sync-delay": "0"}
+        self._certificate = certificate
+        self._tls_ports = [unused_port(), unused_port()] if certificate else []
+        options = {"masterauth": self._password, "repl-diskless-sync-delay": "0", **options}
         self.servers = [
-            stack.enter_context(EmbeddedServer(directory / name, password=self._password, options=options))
-            for name in ("first", "second")
+            stack.enter_context(
+                EmbeddedServer(directory / name, password=self._password, options=options | self._tls(number))
+            )
+            for number, name in enumerate(("first", "second"))
         ]
-        self.clients = [redis.Redis.from_url(one.url, protocol=2) for one in self.servers]
+        self.clients = [stack.enter_context(redis.Redis.from_url(one.url, protocol=2)) for one in self.servers]
         second = self.clients[1]
-        second.execute_command("REPLICAOF", "127.0.0.1", str(self.port(0)))  # type: ignore[no-untyped-call]
+        second.execute_command("REPLICAOF", "127.0.0.1", str(self.port(0)))
         until(lambda: second.info("replication")["master_link_status"] == "up")
         self.sentinels = [self._start(stack, directory / f"sentinel{number}") for number in range(3)]
         for port in self.sentinels:
             with self._sentinel(port) as sentinel:
                 until(lambda: self._knows_all(sentinel), 30)
-        for one in self.clients:
-            stack.callback(one.close)
 
     def port(self, place: int) -> int:
-        """The port of a server."""
-        return urlsplit(self.servers[place].url).port or 0
+        """The port that Sentinels know a server by."""
+        return self._tls_ports[place] if self._certificate else urlsplit(self.servers[place].url).port or 0
 
     def kill(self, place: int) -> None:
         """As ``kill -9``."""
@@ -62,22 +73,37 @@ class Watched:
     @property
     def url(self) -> str:
         """What BRIDGE_REDIS_URL would be."""
+        return self.url_trusting(self._certificate)
+
+    def url_trusting(self, certificate: Certificate | None) -> str:
+        """The same with another certificate to trust, or, with None, in clear."""
         hosts = ",".join(f"127.0.0.1:{port}" for port in self.sentinels)
-        return f"redis+sentinel://:{self._password}@{hosts}/{GROUP}?sentinel_password={self._sentinel_password}"
+        scheme, ending = ("rediss", f"&ssl_ca_certs={quote(str(certificate.path))}") if certificate else ("redis", "")
+        login = f"?sentinel_password={self._sentinel_password}"
+        return f"{scheme}+sentinel://:{self._password}@{hosts}/{GROUP}{login}{ending}"
 
     @property
-    def kombu_url(self) -> str:
-        """The same in kombu's form."""
+    def urls(self) -> list[str]:
+        """That, and where it can be said the same in kombu's form, which has no word for TLS."""
         servers = ";".join(f"sentinel://:{self._password}@127.0.0.1:{port}" for port in self.sentinels)
-        return f"{servers}?master_name={GROUP}&sentinel_password={self._sentinel_password}"
+        kombu_url = f"{servers}?master_name={GROUP}&sentinel_password={self._sentinel_password}"
+        return [self.url] if self._certificate else [kombu_url, self.url]
+
+    def _tls(self, place: int) -> dict[str, str]:
+        if self._certificate is None:
+            return {}
+        return directives(self._certificate, self._tls_ports[place]) | {"tls-replication": "yes"}
 
     def _start(self, stack: ExitStack, directory: Path) -> int:
         directory.mkdir()
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port: int = probe.getsockname()[1]
+        port = unused_port()
+        listening = {"port": str(port)}
+        if self._certificate is not None:
+            # Replication's setting is that of connections between Sentinels, and from them to servers, too.
+            listening = {"port": "0", **directives(self._certificate, port), "tls-replication": "yes"}
         (directory / "sentinel.conf").write_text(
-            f"port {port}\nbind 127.0.0.1\ndir {directory}\nrequirepass {self._sentinel_password}\n"
+            "".join(f"{name} {value}\n" for name, value in listening.items())
+            + f"bind 127.0.0.1\ndir {directory}\nrequirepass {self._sentinel_password}\n"
             f"sentinel sentinel-pass {self._sentinel_password}\n"
             f"sentinel monitor {GROUP} 127.0.0.1 {self.port(0)} 2\n"
             f"sentinel auth-pass {GROUP} {self._password}\n"
@@ -86,7 +112,10 @@ class Watched:
         )
         with (directory / "log").open("ab") as log:
             process = subprocess.Popen(
-                [find_server_binary(), directory / "sentinel.conf", "--sentinel"], stdout=log, stderr=log
+                [server.find_server_binary(), directory / "sentinel.conf", "--sentinel"],
+                stdout=log,
+                stderr=log,
+                process_group=0,
             )
         stack.callback(process.wait, 10)
         stack.callback(process.kill)
@@ -95,7 +124,12 @@ class Watched:
         return port
 
     def _sentinel(self, port: int) -> redis.Redis:
-        return redis.Redis(port=port, password=self._sentinel_password, protocol=2)
+        password, certificate = self._sentinel_password, self._certificate
+        if certificate is None:
+            return redis.Redis(port=port, password=password, protocol=2)
+        return redis.Redis(
+            host="127.0.0.1", port=port, password=password, protocol=2, ssl=True, ssl_ca_certs=str(certificate.path)
+        )
 
     def _knows_all(self, sentinel: redis.Redis) -> bool:
         about = cast("dict[str, dict[str, object]]", sentinel.sentinel_masters())[GROUP]
@@ -110,7 +144,12 @@ def _answers(sentinel: redis.Redis) -> bool:
 
 
 @contextmanager
-def watched() -> Iterator[Watched]:
-    """Servers and Sentinels that end with the block."""
+def watched(*, options: Mapping[str, str] | None = None, tls: bool = False) -> Iterator[Watched]:
+    """Servers and Sentinels that end with the block; with ``tls`` all of them speak it."""
     with ExitStack() as stack:
-        yield Watched(stack, Path(stack.enter_context(TemporaryDirectory())))
+        directory = Path(stack.enter_context(TemporaryDirectory()))
+        certificate = None
+        if tls:
+            stack.enter_context(patch("bridge.store.server.find_server_binary", return_value=program_with_tls()))
+            certificate = Certificate(directory / "servers.pem", "127.0.0.1")
+        yield Watched(stack, directory, options or {}, certificate)
