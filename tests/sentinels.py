@@ -14,8 +14,8 @@ from urllib.parse import quote, urlsplit
 
 import redis
 
-from bridge.store import server
 from bridge.store.server import EmbeddedServer
+from bridge.store.server_program import find_server_binary
 from tests.hostile import Certificate, unused_port
 from tests.parts import until
 from tests.tls import directives, program_with_tls
@@ -31,8 +31,14 @@ class Watched:
     """
 
     def __init__(
-        self, stack: ExitStack, directory: Path, options: Mapping[str, str], certificate: Certificate | None
+        self,
+        stack: ExitStack,
+        directory: Path,
+        program: Path,
+        options: Mapping[str, str],
+        certificate: Certificate | None,
     ) -> None:
+        self._program = program
         self._password, self._sentinel_password = secrets.token_urlsafe(12), secrets.token_urlsafe(12)
         self._certificate = certificate
         self._tls_ports = [unused_port(), unused_port()] if certificate else []
@@ -112,7 +118,7 @@ class Watched:
         )
         with (directory / "log").open("ab") as log:
             process = subprocess.Popen(
-                [server.find_server_binary(), directory / "sentinel.conf", "--sentinel"],
+                [self._program, directory / "sentinel.conf", "--sentinel"],
                 stdout=log,
                 stderr=log,
                 process_group=0,
@@ -148,8 +154,7 @@ def watched(*, options: Mapping[str, str] | None = None, tls: bool = False) -> I
     """Servers and Sentinels that end with the block; with ``tls`` all of them speak it."""
     with ExitStack() as stack:
         directory = Path(stack.enter_context(TemporaryDirectory()))
-        certificate = None
-        if tls:
-            stack.enter_context(patch("bridge.store.server.find_server_binary", return_value=program_with_tls()))
-            certificate = Certificate(directory / "servers.pem", "127.0.0.1")
-        yield Watched(stack, directory, options or {}, certificate)
+        program = program_with_tls() if tls else find_server_binary()
+        stack.enter_context(patch("bridge.store.server.find_server_binary", return_value=program))
+        certificate = Certificate(directory / "servers.pem", "127.0.0.1") if tls else None
+        yield Watched(stack, directory, program, options or {}, certificate)
