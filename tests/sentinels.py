@@ -155,6 +155,7 @@ def watched(*, options: Mapping[str, str] | None = None, tls: bool = False) -> I
     with ExitStack() as stack:
         directory = Path(stack.enter_context(TemporaryDirectory()))
         program = program_with_tls() if tls else find_server_binary()
-        stack.enter_context(patch("bridge.store.server.find_server_binary", return_value=program))
         certificate = Certificate(directory / "servers.pem", "127.0.0.1") if tls else None
-        yield Watched(stack, directory, program, options or {}, certificate)
+        with patch("bridge.store.server.find_server_binary", return_value=program):
+            group = Watched(stack, directory, program, options or {}, certificate)
+        yield group
