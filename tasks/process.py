@@ -13,11 +13,9 @@ from time import monotonic
 import msgspec
 
 from bridge.announcements import Told, announce
-from bridge.delivery.loop import Attempted, Report, Slice, Surroundings
+from bridge.delivery.loop import Slice, Surroundings
 from bridge.domain.accounts import DEFAULT_ACCOUNT
 from bridge.domain.deliveries import part_with
-from bridge.domain.events import DISABLED, DROPPED
-from bridge.domain.outcome import Verdict
 from bridge.domain.tracking import SessionRequest, is_account, machine_of, sort_items, to_wire
 from bridge.errors import BridgeError, InvalidSession, UsageError
 from bridge.lifecycle import finish_release
@@ -28,6 +26,7 @@ from bridge.polling.poll import Step
 from bridge.settings import load_settings
 from bridge.store.attempts import KEPT_MS
 from bridge.wiring import USER_AGENT, Bridge
+from tasks import reports
 from tasks.shutdown import StopSignal
 from tasks.store_watch import StoreWatch
 
@@ -42,6 +41,7 @@ _EXPIRE_AT_ONCE = 1_000
 _COMPLAIN_EVERY_S = 60.0
 _SHORT = "the store is at 90 % of its maxmemory"
 _SHORT_PAUSE_MS = 5_000
+_MOST_RESULTS = 100
 _ALL = 100_000
 """Due-sets of a shard to read where none may be missed: behind the queues that nobody can serve wait others."""
 
@@ -201,10 +201,11 @@ class Process:
     def _report_step(self, account: str, step: Step) -> None:
         if step.routed:
             self._wake_deliver()
-        for result in sorted(step.unseen_results - self._seen_results):
+        # Of the first hundred alone: a provider that invents them would fill memory and log.
+        for result in sorted(step.unseen_results - self._seen_results)[: _MOST_RESULTS - len(self._seen_results)]:
             self._seen_results.add(result)
             _log.warning("the provider gave a result that no document names; it counts as unknown", result=result)
-        _log_step(account, step)
+        reports.step_done(account, step)
 
     # bridge.deliver
 
@@ -215,7 +216,7 @@ class Process:
             chance=random.random,
             user_agent=USER_AGENT,
             stopping=self._stopping.is_set,
-            observe=_report_attempt,
+            observe=reports.attempt_failed,
             complain=self._complain,
             disabled=self._disabled,
             call_help=lambda: self._send("bridge.deliver", ()),
@@ -226,12 +227,12 @@ class Process:
             report = Slice(
                 bridge.delivery_ports, transport, bridge.delivery_policy, around, shards=bridge.settings.shards
             ).run()
-        _report_slice(report)
+        reports.slice_done(report)
         self._hand_over()
 
     def _disabled(self, subscription: str, reason: str) -> None:
         """Say at once that a slice disabled a subscription; whom that could not be told, the next trim tells."""
-        _report_disabled(subscription, reason)
+        reports.disabled(subscription, reason)
         self._announce(subscription)
 
     def _announce(self, only: str | None = None) -> list[Told]:
@@ -304,7 +305,7 @@ class Process:
         bridge.queues.trim_dead(list(registry.by_id()), now_ms - settings.keep_dead_ms)
         self._tell_overdue()
         for told in self._announce():
-            _report_told(told)
+            reports.told(told)
 
     def _tell_overdue(self) -> None:
         """Tell of sessions that are overdue: here, and not by polls, which end where the provider does."""
@@ -349,73 +350,3 @@ def _as_text(item: object) -> str:
         return json.dumps(item, default=repr, skipkeys=True)
     except (TypeError, ValueError, RecursionError):
         return json.dumps(f"not JSON: {type(item).__name__}")
-
-
-def _log_step(account: str, step: Step) -> None:
-    if step.failure is not None:
-        told = {"reason": str(step.failure), "failures": step.failures, "pause_ms": step.wait_ms}
-        if step.first:
-            # Said once as an error, which is reported too; every further failure of the outage is only noted.
-            hint = "nothing is lost: what is due is polled when the account is let in again; see `bridge doctor`"
-            _log.error("account refused by the provider; it is not polled", account=account, hint=hint, **told)
-        else:
-            _log.warning("polling paused", account=account, **told)
-    if step.resumed:
-        _log.info("polling resumed", account=account)
-    if step.refused:
-        hint = "see `bridge sessions list --state quarantined`"
-        _log.warning("sessions refused by the provider", account=account, sessions=list(step.refused), hint=hint)
-    if step.damaged:
-        hint = "they are set aside; see `bridge sessions list --state damaged`"
-        _log.error("sessions cannot be read", account=account, count=step.damaged, hint=hint)
-    ignored = {
-        "skipped": step.skipped,
-        "strangers": step.strangers,
-        "regressed": step.regressed,
-        "conflicts": step.conflicts,
-    }
-    if any(ignored.values()):
-        _log.info("parts of an answer ignored", account=account, **ignored)
-    if step.polled:
-        _log.debug("polled", account=account, sessions=step.polled, events=step.changed, deliveries=step.routed)
-
-
-def _report_attempt(attempted: Attempted) -> None:
-    dead = attempted.outcome.verdict is Verdict.DEAD
-    (_log.warning if dead else _log.info)(
-        "delivery given up" if dead else "delivery failed",
-        subscription=attempted.subscription,
-        attempt=attempted.attempt,
-        error=attempted.outcome.error,
-        next_attempt_ms=attempted.outcome.due_ms or None,
-    )
-
-
-def _report_disabled(subscription: str, reason: str) -> None:
-    # An error, which is reported too: nothing is sent there any more until somebody resumes it.
-    hint = f"its events are parked; see `bridge subscriptions resume {subscription} --help`"
-    _log.error("subscription disabled", subscription=subscription, reason=reason, hint=hint)
-
-
-def _report_told(told: Told) -> None:
-    """Say what trimming told: of what happened since the last time, whoever made it happen."""
-    notice, name = told.notice, told.about.id
-    if notice.kind == DISABLED and not told.about.is_active:
-        _report_disabled(name, told.reason or "")  # the slice that disabled it was stopped before it said so
-    elif notice.kind == DROPPED:
-        over_backlog, over_kept, dead_dropped = notice.news
-        _log.warning(
-            "too much waits for a subscription; events became dead letters, or dead letters were dropped",
-            subscription=name,
-            over_backlog=over_backlog,
-            over_kept=over_kept,
-            dead_letters_dropped=dead_dropped,
-        )
-
-
-def _report_slice(report: Report) -> None:
-    if report.unsettled:
-        _log.warning("outcomes lost to another holder; these callbacks may repeat", count=report.unsettled)
-    if report.unnoted:
-        _log.warning("failed attempts could not be noted; deliveries went on", count=report.unnoted)
-    _log.debug("slice", accepted=report.accepted, retrying=report.retrying, dead=report.dead)

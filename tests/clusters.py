@@ -77,6 +77,7 @@ class Member:
         self.redis.close()
         self._server.stop()
         self._connect()
+        assert self._server.notice is None, "another program took the port"
 
     @property
     def is_master(self) -> bool:

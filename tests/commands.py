@@ -68,7 +68,7 @@ def track(bridge: Bridge, *items: object, account: str = DEFAULT_ACCOUNT) -> Non
 def answer(bridge: Bridge, session_no: str, *receipts: Receipt, account: str = DEFAULT_ACCOUNT) -> None:
     """Apply an answer of the provider as a poll does."""
     stored = bridge.sessions.read(account, [session_no])
-    bridge.poller.apply(account, stored, {session_no: list(receipts)})
+    bridge.recorder.record(account, stored, {session_no: list(receipts)})
 
 
 def settle(bridge: Bridge, subscription: Subscription, outcomes: Mapping[str, tuple[Verdict, bool]]) -> None:

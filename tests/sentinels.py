@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import os
 import secrets
-import socket
 import subprocess
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import cast
-from urllib.parse import urlsplit
+from unittest.mock import patch
+from urllib.parse import quote, urlsplit
 
 import redis
 from redis.sentinel import Sentinel
 
-from bridge.store.server import EmbeddedServer, ServerProcess, Spawn, find_server_binary
+from bridge.store.server import EmbeddedServer, ServerProcess, Spawn
+from bridge.store.server_program import find_server_binary
+from tests.hostile import Certificate, unused_port
 from tests.parts import until
+from tests.tls import directives, program_with_tls
 
 GROUP = "mine"
 
@@ -26,40 +29,55 @@ def started(
     name: str,  # noqa: ARG001 - part of Spawn
     argv: Sequence[str],
     *,
+    env: Mapping[str, str],
     log_file: Path | None,
     pass_fds: Sequence[int],
 ) -> ServerProcess:
     """A process of nobody's family."""
     with (log_file or Path(os.devnull)).open("ab") as log:
-        return subprocess.Popen(argv, stdout=log, stderr=log, pass_fds=tuple(pass_fds))
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+        return subprocess.Popen(argv, env=dict(env), stdout=log, stderr=log, pass_fds=tuple(pass_fds))
 
 
 class Watched:
     """Two servers of one password, and three Sentinels of another, two of which must agree.
 
-    ``spawn`` starts their processes, which are ended by ``stack`` else; ``durable`` ones have an append-only file.
+    With a certificate, replication and everything that Sentinels say or ask goes over TLS; only a test itself may
+    still talk to the servers in clear. ``spawn`` starts their processes, which are ended by ``stack`` else; ``durable``
+    ones have an append-only file.
     """
 
-    def __init__(self, stack: ExitStack, directory: Path, *, spawn: Spawn = started, durable: bool = False) -> None:
+    def __init__(
+        self,
+        stack: ExitStack,
+        directory: Path,
+        *,
+        spawn: Spawn = started,
+        durable: bool = False,
+        program: Path | None = None,
+        options: Mapping[str, str] | None = None,
+        certificate: Certificate | None = None,
+    ) -> None:
         self._stack, self._directory, self._spawn = stack, directory, spawn
+        self._program = program or find_server_binary()
         self._password, self._sentinel_password = secrets.token_urlsafe(12), secrets.token_urlsafe(12)
-        options = {"masterauth": self._password, "repl-diskless-sync-delay": "0"}
+        self._certificate = certificate
+        self._tls_ports = [unused_port(), unused_port()] if certificate else []
+        options = {"masterauth": self._password, "repl-diskless-sync-delay": "0", **(options or {})}
         self.servers = [
             stack.enter_context(
-                EmbeddedServer(directory / name, durable=durable, password=self._password, options=options, spawn=spawn)
+                EmbeddedServer(
+                    directory / name,
+                    durable=durable,
+                    password=self._password,
+                    options=options | self._tls(number),
+                    spawn=spawn,
+                )
             )
-            for name in ("first", "second")
+            for number, name in enumerate(("first", "second"))
         ]
         self.clients = [redis.Redis.from_url(one.url, protocol=2) for one in self.servers]
         self.follow(1, 0)
-        self.sentinels = [free_port() for _ in range(3)]
+        self.sentinels = [unused_port() for _ in range(3)]
         for port in self.sentinels:
             self._configure(port)
         self._watchers = {port: self.start_sentinel(port) for port in self.sentinels}
@@ -70,8 +88,8 @@ class Watched:
             stack.callback(one.close)
 
     def port(self, place: int) -> int:
-        """The port of a server."""
-        return urlsplit(self.servers[place].url).port or 0
+        """The port that Sentinels know a server by."""
+        return self._tls_ports[place] if self._certificate else urlsplit(self.servers[place].url).port or 0
 
     def kill(self, place: int) -> None:
         """As ``kill -9``."""
@@ -134,20 +152,37 @@ class Watched:
     @property
     def url(self) -> str:
         """What BRIDGE_REDIS_URL would be."""
+        return self.url_trusting(self._certificate)
+
+    def url_trusting(self, certificate: Certificate | None) -> str:
+        """The same with another certificate to trust, or, with None, in clear."""
         hosts = ",".join(f"127.0.0.1:{port}" for port in self.sentinels)
-        return f"redis+sentinel://:{self._password}@{hosts}/{GROUP}?sentinel_password={self._sentinel_password}"
+        scheme, ending = ("rediss", f"&ssl_ca_certs={quote(str(certificate.path))}") if certificate else ("redis", "")
+        login = f"?sentinel_password={self._sentinel_password}"
+        return f"{scheme}+sentinel://:{self._password}@{hosts}/{GROUP}{login}{ending}"
 
     @property
-    def kombu_url(self) -> str:
-        """The same in kombu's form."""
+    def urls(self) -> list[str]:
+        """That, and where it can be said the same in kombu's form, which has no word for TLS."""
         servers = ";".join(f"sentinel://:{self._password}@127.0.0.1:{port}" for port in self.sentinels)
-        return f"{servers}?master_name={GROUP}&sentinel_password={self._sentinel_password}"
+        kombu_url = f"{servers}?master_name={GROUP}&sentinel_password={self._sentinel_password}"
+        return [self.url] if self._certificate else [kombu_url, self.url]
+
+    def _tls(self, place: int) -> dict[str, str]:
+        if self._certificate is None:
+            return {}
+        return directives(self._certificate, self._tls_ports[place]) | {"tls-replication": "yes"}
 
     def _configure(self, port: int) -> None:
         directory = self._directory / f"sentinel-{port}"
         directory.mkdir()
+        listening = {"port": str(port)}
+        if self._certificate is not None:
+            # Replication's setting is that of connections between Sentinels, and from them to servers, too.
+            listening = {"port": "0", **directives(self._certificate, port), "tls-replication": "yes"}
         (directory / "sentinel.conf").write_text(
-            f"port {port}\nbind 127.0.0.1\ndir {directory}\nrequirepass {self._sentinel_password}\n"
+            "".join(f"{name} {value}\n" for name, value in listening.items())
+            + f"bind 127.0.0.1\ndir {directory}\nrequirepass {self._sentinel_password}\n"
             f"sentinel sentinel-pass {self._sentinel_password}\n"
             f"sentinel monitor {GROUP} 127.0.0.1 {self.port(0)} 2\n"
             f"sentinel auth-pass {GROUP} {self._password}\n"
@@ -158,8 +193,8 @@ class Watched:
     def start_sentinel(self, port: int) -> ServerProcess:
         """Start a Sentinel that was configured; returns once it answers."""
         directory = self._directory / f"sentinel-{port}"
-        argv = [str(find_server_binary()), str(directory / "sentinel.conf"), "--sentinel"]
-        process = self._spawn("sentinel", argv, log_file=directory / "log", pass_fds=())
+        argv = [str(self._program), str(directory / "sentinel.conf"), "--sentinel"]
+        process = self._spawn("sentinel", argv, env=os.environ, log_file=directory / "log", pass_fds=())
         self._stack.callback(process.wait, 10)
         self._stack.callback(process.kill)
         with self._sentinel(port) as sentinel:
@@ -175,7 +210,12 @@ class Watched:
         return master
 
     def _sentinel(self, port: int) -> redis.Redis:
-        return redis.Redis(port=port, password=self._sentinel_password, protocol=2)
+        password, certificate = self._sentinel_password, self._certificate
+        if certificate is None:
+            return redis.Redis(port=port, password=password, protocol=2)
+        return redis.Redis(
+            host="127.0.0.1", port=port, password=password, protocol=2, ssl=True, ssl_ca_certs=str(certificate.path)
+        )
 
     def _knows_all(self, sentinel: redis.Redis) -> bool:
         about = cast("dict[str, dict[str, object]]", sentinel.sentinel_masters())[GROUP]
@@ -190,7 +230,12 @@ def _answers(sentinel: redis.Redis) -> bool:
 
 
 @contextmanager
-def watched() -> Iterator[Watched]:
-    """Servers and Sentinels that end with the block."""
+def watched(*, options: Mapping[str, str] | None = None, tls: bool = False) -> Iterator[Watched]:
+    """Servers and Sentinels that end with the block; with ``tls`` all of them speak it."""
     with ExitStack() as stack:
-        yield Watched(stack, Path(stack.enter_context(TemporaryDirectory())))
+        directory = Path(stack.enter_context(TemporaryDirectory()))
+        program = program_with_tls() if tls else find_server_binary()
+        certificate = Certificate(directory / "servers.pem", "127.0.0.1") if tls else None
+        with patch("bridge.store.server.find_server_binary", return_value=program):
+            group = Watched(stack, directory, program=program, options=options, certificate=certificate)
+        yield group

@@ -15,7 +15,6 @@ from bridge.domain import rate as rates
 from bridge.domain.commits import Stored
 from bridge.domain.packing import in_turns, pack_calls, wanted
 from bridge.domain.policy import PollPolicy
-from bridge.domain.receipts import Receipt
 from bridge.domain.schedule import LONGEST_SOON_MS, rides_along
 from bridge.errors import (
     AccountError,
@@ -26,7 +25,7 @@ from bridge.errors import (
     TransientProviderError,
     UsageError,
 )
-from bridge.polling.answers import Recorded, Recorder
+from bridge.polling.answers import Recorder
 from bridge.polling.ports import Answered, Clock, Provider, Rate, Sessions
 
 _DAMAGED_PAUSE_MS = 3_600_000
@@ -141,10 +140,6 @@ class Poller:
         elif unasked:
             self._hand_back(batch, unasked)
         return msgspec.structs.replace(step, left=batch.left + handed_back, damaged=batch.damaged)
-
-    def apply(self, account: str, stored: Mapping[str, Stored], receipts: Mapping[str, Sequence[Receipt]]) -> Recorded:
-        """Record what a successful answer says of sessions, of which ``stored`` is what was read before it."""
-        return self._recorder.record(account, stored, receipts)
 
     def _claimed(self, account: str, counts: Sequence[int], failures: int) -> Batch | Step:
         lease_end_ms = self._clock.now_ms() + self._policy.lease_ms

@@ -110,7 +110,8 @@ class Cluster:
     def exchange(self, commands: Sequence[Command]) -> list[object]:
         """Send commands to their masters, and read their replies, refusals among them.
 
-        A WAITAOF at the end is sent to each master that is written to before it, and answered with the lowest counts.
+        A WAITAOF at the end is sent to each master that is written to before it, once, and answered with the lowest
+        counts. Where one does not serve it this raises.
         """
         if commands[-1][0] == "WAITAOF":
             return self._synced(commands)
@@ -122,13 +123,16 @@ class Cluster:
         for command in writes:
             node = self._cluster.nodes_manager.get_node_from_slot(slot_of(key_of(command)))
             by_master.setdefault(node.name, []).append(command)
-        # In one piece, because it waits for what its own connection wrote. Where a slot was moved meanwhile all of a
-        # piece are refused by its first slot's master, until patience is over and the caller asks anew.
+        # A master's in one piece, because it waits for what its own connection wrote, and one wait is enough.
         units = [
             _Unit(slot_of(key_of(group[0])), b"".join(pack(tuple(one)) for one in (*group, wait)), len(group) + 1)
             for group in by_master.values()
         ]
-        replies = self._converse(units)
+        replies: list[object] = [None] * len(units)
+        if refused := self._round(units, dict.fromkeys(range(len(units))), replies):
+            # Not tried elsewhere: a master that took over, or is being given the slot, may lack what was written.
+            self._learn(refused)
+            raise next(iter(refused.values()))
         refusal = next((reply for reply in replies if isinstance(reply, Exception)), None)
         counts = [cast("list[int]", reply) for reply in replies if refusal is None]
         return [*[b"OK"] * len(writes), refusal or [min(column) for column in zip(*counts, strict=True)]]

@@ -12,7 +12,8 @@ from typing import cast
 from bridge.domain.policy import DEFAULT_LIMITS, Limits, allowances
 from bridge.store import keys, positions
 from bridge.store.client import Argument, Call, Client
-from bridge.store.queues import QueueStore, is_ours
+from bridge.store.queues import QueueStore
+from bridge.store.settling import is_ours
 
 _AT_ONCE = 500
 _OVER_KEPT = "too many events waited for longer than the log keeps them"

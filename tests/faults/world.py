@@ -79,10 +79,12 @@ class Server:
             spawn=self._spawn,
         )
 
-    def _spawn(self, name: str, argv: Sequence[str], *, log_file: Path | None, pass_fds: Sequence[int]) -> Child:
+    def _spawn(
+        self, name: str, argv: Sequence[str], *, env: Mapping[str, str], log_file: Path | None, pass_fds: Sequence[int]
+    ) -> Child:
         # A limit on the size of files then fails a write, as a full disk does, in place of killing the server.
         ignoring = ["env", "--ignore-signal=XFSZ", *argv]
-        return self._family.start(name, ignoring, log_file=log_file, pass_fds=pass_fds)
+        return self._family.start(name, ignoring, env=env, log_file=log_file, pass_fds=pass_fds)
 
     def start(self) -> None:
         self._server.start()

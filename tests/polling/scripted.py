@@ -91,10 +91,17 @@ class Everywhere:
     def close(self) -> None: ...
 
 
-def poller(parts: Parts, provider: Provider, policy: PollPolicy = POLICY, *, calls_per_second: float = 1_000) -> Poller:
+def poller(
+    parts: Parts,
+    provider: Provider,
+    policy: PollPolicy = POLICY,
+    *,
+    calls_per_second: float = 1_000,
+    recording: Recorder | None = None,
+) -> Poller:
     return Poller(
         sessions=parts.sessions,
-        recorder=recorder(parts, policy),
+        recorder=recording or recorder(parts, policy),
         rate=parts.rate,
         clock=parts.clock,
         provider=lambda _account: provider,
@@ -102,6 +109,13 @@ def poller(parts: Parts, provider: Provider, policy: PollPolicy = POLICY, *, cal
         policy=policy,
         chance=lambda: 0.5,
     )
+
+
+def knowing_poller(parts: Parts, provider: Provider) -> Poller:
+    """One that has read the registry as it is now."""
+    recording = recorder(parts, POLICY)
+    recording.record("default", {}, {})
+    return poller(parts, provider, recording=recording)
 
 
 def tracker(parts: Parts, policy: PollPolicy = POLICY) -> Tracker:

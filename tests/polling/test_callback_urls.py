@@ -39,7 +39,7 @@ def process(local: Bridge) -> Process:
 def settle(bridge: Bridge, session_no: str, result: str = "Success", at_s: int = 1_795_423_107) -> None:
     stored = bridge.sessions.read("default", [session_no])
     receipt = Receipt("18500000000", "", result, "DELIVRD", "", at_s, 1)
-    bridge.poller.apply("default", stored, {session_no: [receipt]})
+    bridge.recorder.record("default", stored, {session_no: [receipt]})
 
 
 @contextmanager

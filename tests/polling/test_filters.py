@@ -6,7 +6,7 @@ import msgspec
 
 from bridge.domain.status import SessionState
 from tests.parts import Parts, subscription
-from tests.polling.scripted import Scripted, poller, receipt
+from tests.polling.scripted import Scripted, knowing_poller, poller, receipt
 
 
 def test_a_change_goes_to_those_that_want_its_status(parts: Parts) -> None:
@@ -30,8 +30,7 @@ def test_a_filter_counts_from_when_it_is_stored(parts: Parts) -> None:
     """A poller that knew the subscription without its filter is refused, and decides again."""
     parts.subscriptions.put(subscription("sub_a"))
     provider = Scripted({"s1": [receipt()]})
-    polling = poller(parts, provider)
-    polling.apply("default", {}, {})  # knows the registry now
+    polling = knowing_poller(parts, provider)
     _due(parts, "s1")
     narrowed = msgspec.structs.replace(subscription("sub_a"), statuses=("failed",))
     provider.meanwhile = lambda: parts.subscriptions.put(narrowed)

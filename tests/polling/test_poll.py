@@ -18,7 +18,7 @@ from bridge.polling.answers import Recorded
 from bridge.polling.poll import Step
 from bridge.store import keys
 from tests.parts import OPEN, SUB, Parts, subscription, until
-from tests.polling.scripted import HOUR_MS, POLICY, Scripted, poller, receipt, tracker
+from tests.polling.scripted import HOUR_MS, POLICY, Scripted, knowing_poller, poller, receipt, recorder, tracker
 
 DOWN = TransientProviderError("no answer")
 
@@ -109,9 +109,9 @@ def test_concurrent_polls_of_the_same_sessions_record_each_change_once(parts: Pa
     barrier = Barrier(6)
 
     def apply(_number: int) -> Recorded:
-        polling = poller(parts, Scripted())
+        recording = recorder(parts, POLICY)
         barrier.wait(10)
-        return polling.apply("default", stored, answer)
+        return recording.record("default", stored, answer)
 
     with ThreadPoolExecutor(6) as pool:
         steps = list(pool.map(apply, range(6)))
@@ -142,8 +142,7 @@ def test_a_subscription_added_in_the_middle_of_a_poll_hears_what_is_committed_af
     parts.subscriptions.put(subscription("sub_old"))
     track(parts, "s1")
     provider = Scripted({"s1": [receipt()]})
-    polling = poller(parts, provider)
-    polling.apply("default", {}, {})  # so that it knows the registry of before
+    polling = knowing_poller(parts, provider)
     provider.meanwhile = lambda: parts.subscriptions.put(subscription("sub_new", created_ms=2))
 
     assert polling.step("default").routed == 2
@@ -169,8 +168,7 @@ def test_a_removed_subscription_hears_nothing_more(parts: Parts) -> None:
     parts.subscriptions.put(subscription())
     track(parts, "s1")
     provider = Scripted({"s1": [receipt()]})
-    polling = poller(parts, provider)
-    polling.apply("default", {}, {})
+    polling = knowing_poller(parts, provider)
     provider.meanwhile = lambda: parts.subscriptions.remove(SUB)
     assert (polling.step("default").changed, parts.queues.lengths([SUB])) == (1, {SUB: 0})
 

@@ -124,7 +124,7 @@ def test_who_tracked_first_is_kept(desk: Desk) -> None:
     found = desk.bridge.sessions.read("default", ["s1", "s2", "s3"])
     names = [desk.bridge.origins.name(one.state.origin) for one in found.values() if one.state]
     assert names == ["sender-1", "sender-2", ""]
-    desk.bridge.poller.apply("default", {"s1": found["s1"]}, {"s1": [receipt()]})
+    desk.bridge.recorder.record("default", {"s1": found["s1"]}, {"s1": [receipt()]})
     (after,) = desk.bridge.sessions.read("default", ["s1"]).values()
     assert after.state is not None
     assert desk.bridge.origins.name(after.state.origin) == "sender-1"
@@ -372,6 +372,27 @@ def test_what_no_document_names_is_said_once(desk: Desk, log: Parts) -> None:
             desk.process.poll("default")
     assert [line["result"] for line in lines if "result" in line] == ["Teleported"]
     assert [line["skipped"] for line in lines if "skipped" in line] == [1, 1, 1]
+
+
+def test_results_that_are_invented_fill_neither_memory_nor_log(desk: Desk, log: Parts) -> None:
+    """Fault: each text that no document names was remembered for as long as the worker ran, and said in its log."""
+    fetch = desk.provider.fetch_receipts
+    asked = 0
+
+    def inventive(session_nos: Sequence[str]) -> object:
+        nonlocal asked
+        asked += 1
+        texts = frozenset(f"invented {asked} {number}" for number in range(60))
+        return msgspec.structs.replace(fetch(session_nos), unseen_results=texts)
+
+    desk.provider.fetch_receipts = inventive  # type: ignore[method-assign,assignment]
+    with structlog.testing.capture_logs() as lines:
+        for _ in range(4):
+            log.write("s1", due=1)
+            desk.process.poll("default")
+    assert asked == 4
+    said = [line["result"] for line in lines if "result" in line]
+    assert len(said) == len(set(said)) == len(desk.process._seen_results) == 100
 
 
 def test_overdue_sessions_are_told_by_the_clock_while_the_account_sleeps(desk: Desk, log: Parts) -> None:
