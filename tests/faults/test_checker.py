@@ -334,8 +334,11 @@ def outlived_its_lease(records: Records) -> Records:
     _, first = first_of(records)
     again = again_of(records)
     still = Hindrance(pid=first.pid, what="stood still", since_ms=first.heard_ms, until_ms=first.heard_ms + 3_500)
+    # Nor did it renew its hold then.
     asked = tuple(
-        late(call, 3_500) if call.accepted and call.pid == first.pid else call for call in again.journal.asked
+        late(call, 3_500) if call.accepted and call.pid == first.pid else call
+        for call in again.journal.asked
+        if call.script != "claim_lanes" or call.asked_ms < first.heard_ms
     )
     return replace(again, journal=replace(again.journal, asked=asked, hindrances=(still,)))
 
