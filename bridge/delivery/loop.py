@@ -135,8 +135,7 @@ class Slice:
         try:
             while not self._is_over(now_ms):
                 self._look(now_ms)
-                # By now: the store may have been waited for, for longer than what is ready is leased.
-                self._start(self._clock.now_ms())
+                self._start()
                 now_ms = self._turn(1 if self._intake.looking else self._look_every_ms)
             self._wind_up(now_ms)
         finally:
@@ -190,13 +189,15 @@ class Slice:
             self._woke_ms = now_ms
             self._around.keep_awake()
 
-    def _start(self, now_ms: int) -> None:
+    def _start(self) -> None:
         """Start what is ready, in turns, so that a long queue does not keep a short one waiting."""
         waiting = len(self._turns)
         while waiting and self._transport.in_flight < MAX_IN_FLIGHT and self._bytes < _MOST_BYTES:
             queue = self._turns[0]
             self._turns.rotate(-1)
-            waiting = len(self._turns) if self._serve(queue, now_ms) else waiting - 1
+            # By the time of each turn: the store may have been waited for, or this process have stood still, for
+            # longer than what is ready is leased.
+            waiting = len(self._turns) if self._serve(queue, self._clock.now_ms()) else waiting - 1
 
     def _serve(self, queue: HeldQueue, now_ms: int) -> int:
         share = max(1, (MAX_IN_FLIGHT - self._transport.in_flight) // _SHARE)

@@ -37,7 +37,7 @@ class Notes:
         self._policy = policy
         self._watch = watch
         self._resolving = resolving
-        # libcurl appends to it, without a function of ours between: looked at only where the status is no 2xx. It
+        # libcurl appends to it, without a function of ours between: of a 2xx only whether it is whole is looked at. It
         # reads 300 kB of header lines at most.
         self.header_lines: list[bytes] = []
         self.clear()
@@ -92,12 +92,25 @@ def answer_of(curl: pycurl.Curl, code: int, text: str, notes: Notes, *, elapsed_
     """What a transfer that ended with libcurl's ``code`` and ``text`` came to; it took ``elapsed_ms``."""
     status: int = curl.getinfo(pycurl.RESPONSE_CODE)
     if (code == pycurl.E_OK or (code == pycurl.E_WRITE_ERROR and notes.size > READ_BODY)) and status >= 200:
+        if not _is_whole(notes.header_lines):
+            # libcurl takes a connection that is closed amid the headers for the end of an answer without a body.
+            return Answer(status, Failure.RESET, "closed amid the response headers", notes.body, elapsed_ms)
         if status < 300:
             return Answer(status, None, "", notes.body, elapsed_ms)
         wish, retry_after = _asked(notes.header_lines)
         return Answer(status, None, "", notes.body, elapsed_ms, wish, retry_after)
     failure, error = _explain(curl, code, text, notes, timeout_ms)
     return Answer(status, failure, error, notes.body, elapsed_ms)
+
+
+def _is_whole(header_lines: Sequence[bytes]) -> bool:
+    """Whether the final answer's headers came to their end, an empty line; trailers may follow it."""
+    for line in reversed(header_lines):
+        if not line.rstrip(b"\r\n"):
+            return True
+        if line.startswith(b"HTTP/"):
+            return False
+    return False
 
 
 def _asked(header_lines: Sequence[bytes]) -> tuple[Wish, str]:

@@ -205,10 +205,34 @@ def test_one_deadline_covers_the_whole_answer(transport: Transport, behave: Beha
     assert 290 <= answer.elapsed_ms < 3_000
 
 
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\nX-Checked: yes\r\n\r\n",
+        b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\n\r\nok",
+        b"HTTP/1.1 200 OK\n\nok",
+    ],
+    ids=["with a trailer", "after an interim one", "with bare line feeds"],
+)
+def test_an_answer_is_whole_however_it_ends(transport: Transport, answer: bytes) -> None:
+    with serving(once(answer)) as server:
+        found = post(transport, server.url)
+    assert (found.status, found.failure, found.body) == (200, None, b"ok")
+
+
 FAILURES: dict[str, tuple[Behaviour, Failure, int]] = {
     "reset": (resetting, Failure.RESET, 0),
     "hangs up without a word": (once(b""), Failure.RESET, 0),
     "hangs up within the status line": (once(b"HTTP/1.1 200 OK"), Failure.RESET, 0),
+    # Taken for whole, a receiver of the provider's pushes that was saying no in a body had accepted.
+    "hangs up after the status line": (once(b"HTTP/1.1 200 OK\r\n"), Failure.RESET, 200),
+    "hangs up within a header": (once(b"HTTP/1.1 204 No Content\r\nServer: x\r\nConten"), Failure.RESET, 204),
+    "hangs up after a header": (once(b"HTTP/1.1 503 Busy\r\nRetry-After: 9\r\n"), Failure.RESET, 503),
+    "hangs up within the headers after an interim answer": (
+        once(b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\nServer: x\r\n"),
+        Failure.RESET,
+        200,
+    ),
     "a body shorter than announced": (once(ok(b"x" * 20)[:-5]), Failure.RESET, 200),
     "HTTP/0.9": (once(b"<html>hello</html>\r\n" * 5), Failure.PROTOCOL, 0),
     "another protocol": (once(b"SSH-2.0-OpenSSH_9.6\r\n"), Failure.PROTOCOL, 0),

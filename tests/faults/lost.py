@@ -112,7 +112,7 @@ class Lost:
         if second.sent_ms < last.answered_ms:
             return self._too_late(one, second, last.asked_ms)
         if self._is_kept(subscription, places, settled):
-            return None
+            return self._claimed_before(last, one, second)
         return self._gone_with_the_store(last.answered_ms)
 
     def _never_handed_over(self, subscription: str, one: Attempt, second: Attempt, before: Heard) -> str | None:
@@ -160,9 +160,19 @@ class Lost:
     def _too_late(self, one: Attempt, second: Attempt, written_ms: int) -> str | None:
         """It was sent again before its outcome was written: whose lease ran out, was hindered for all of it."""
         if second.sent_ms - one.sent_ms < self._timeout_ms - _EARLY_MS:
-            return None  # nothing is sent that late in its lease
+            # Nothing is sent that late in its lease, but by a process that stood still between its look at the time and
+            # the sending: for as long as the lease went on after the one, and up to the other.
+            stood = self._hindrance(one.pid, "stood", one.sent_ms - _WRITTEN_WITHIN_MS, one.sent_ms, self._timeout_ms)
+            return f"lease outlived: {stood} before it was sent" if stood else None
         hindrance = self._hindrance(one.pid, "", one.sent_ms - self._hold_ms, written_ms)
         return f"lease outlived: {hindrance}" if hindrance else None
+
+    def _claimed_before(self, written: Asked, one: Attempt, second: Attempt) -> str | None:
+        """It was claimed again before its outcome was written, and then sent: its lease was over by then."""
+        least_ms = self._hold_ms - self._timeout_ms
+        stood = self._hindrance(one.pid, "stood", one.sent_ms, written.asked_ms, least_ms)
+        is_soon = second.sent_ms <= (written.answered_ms or 0) + self._hold_ms
+        return f"lease outlived: {stood}, claimed again" if stood and is_soon else None
 
     # What is known.
 
@@ -188,12 +198,15 @@ class Lost:
             None,
         )
 
-    def _hindrance(self, pid: int, start: str, since_ms: int, until_ms: int) -> str | None:
+    def _hindrance(self, pid: int, start: str, since_ms: int, until_ms: int, least_ms: int = 0) -> str | None:
         """What hindered a process in that time, by how it begins: of several the one that took longest."""
         found = [
             one
             for one in self._hindrances.get(pid, ())
-            if one.what.startswith(start) and one.since_ms <= until_ms and one.until_ms >= since_ms
+            if one.what.startswith(start)
+            and one.since_ms <= until_ms
+            and one.until_ms >= since_ms
+            and one.until_ms - one.since_ms >= least_ms
         ]
         return max(found, key=lambda one: one.until_ms - one.since_ms).what if found else None
 

@@ -334,10 +334,35 @@ def outlived_its_lease(records: Records) -> Records:
     _, first = first_of(records)
     again = again_of(records)
     still = Hindrance(pid=first.pid, what="stood still", since_ms=first.heard_ms, until_ms=first.heard_ms + 3_500)
+    # Nor did it renew its hold then.
     asked = tuple(
-        late(call, 3_500) if call.accepted and call.pid == first.pid else call for call in again.journal.asked
+        late(call, 3_500) if call.accepted and call.pid == first.pid else call
+        for call in again.journal.asked
+        if call.script != "claim_lanes" or call.asked_ms < first.heard_ms
     )
     return replace(again, journal=replace(again.journal, asked=asked, hindrances=(still,)))
+
+
+def claimed_again_before_it_was_written(records: Records) -> Records:
+    """By a slice that stood still for longer than its lease, and asked for what is due before it told of the answer."""
+    _, first = first_of(records)
+    again = again_of(records)
+    still = Hindrance(pid=first.pid, what="stood still", since_ms=first.sent_ms - 500, until_ms=first.sent_ms + 1_600)
+    return replace(again, journal=replace(again.journal, hindrances=(still,)))
+
+
+def sent_after_its_lease(records: Records) -> Records:
+    """It looked at the time, stood still, and sent: the lane was claimed anew meanwhile, and sent again at once."""
+    _, first = first_of(records)
+    again = again_of(records)
+    attempts = dict(again.journal.attempts)
+    attempts["1-1"] = replace(attempts["1-1"], sent_ms=first.sent_ms + 400)
+    asked = tuple(
+        replace(call, answered_ms=call.answered_ms + 1_000) if call.accepted and call.pid == first.pid else call
+        for call in again.journal.asked
+    )
+    still = Hindrance(pid=first.pid, what="stood still", since_ms=first.sent_ms - 3_500, until_ms=first.sent_ms - 5)
+    return replace(again, journal=replace(again.journal, attempts=attempts, asked=asked, hindrances=(still,)))
 
 
 def late(call: Asked, by_ms: int) -> Asked:
@@ -360,6 +385,8 @@ EXCUSED: Mapping[Callable[[Records], Records], str] = {
     cut_on_its_way: "answer cut on its way",
     answered_too_late: "answered after the time-out",
     outlived_its_lease: "lease outlived: stood still",
+    claimed_again_before_it_was_written: "lease outlived: stood still, claimed again",
+    sent_after_its_lease: "lease outlived: stood still before it was sent",
     gone_with_the_store: "store lost its last second",
 }
 
