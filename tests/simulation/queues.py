@@ -43,7 +43,10 @@ class Letter(msgspec.Struct, frozen=True):
 
 
 class Queue(msgspec.Struct):
-    """A subscription's queue in one shard. ``loose``: its place in the index may be earlier than need be."""
+    """A subscription's queue in one shard. ``loose``: its place in the index may be earlier than need be.
+
+    ``told``, ``given_up`` and ``discarded`` are what was ever accepted, a dead letter, or dropped with a count.
+    """
 
     lines: dict[bytes, Line] = {}
     holder: bytes = b""
@@ -55,6 +58,8 @@ class Queue(msgspec.Struct):
     kept: dict[bytes, bytes] = {}
     dead: list[Letter] = []
     told: set[bytes] = set()
+    given_up: set[bytes] = set()
+    discarded: set[bytes] = set()
     over: int = 0
     buried: int = 0
     dropped: int = 0
@@ -176,13 +181,19 @@ class QueueModel:
 
     def limit_dead_of(self, queue: Queue) -> None:
         """Of too many dead letters in a shard the oldest go, counted."""
-        over = max(0, len(queue.dead) - self._limits.dead)
-        queue.forgotten += over
-        del queue.dead[:over]
+        self.drop_dead(queue, max(0, len(queue.dead) - self._limits.dead))
+
+    def drop_dead(self, queue: Queue, count: int) -> int:
+        """Drop so many of the oldest dead letters, counted."""
+        queue.discarded.update([one.position for one in queue.dead[:count]])
+        queue.forgotten += count
+        del queue.dead[:count]
+        return count
 
     def die(self, queue: Queue, position: bytes, record: bytes, error: str) -> None:
         """Add a dead letter. Part of other scripts."""
         self._deaths += 1
+        queue.given_up.add(position)
         queue.dead.append(Letter(position, record, error, (self.now, self._deaths)))
 
     # what a slice does
@@ -329,7 +340,7 @@ class QueueModel:
 
     # what operators do
 
-    def park(self, name: str, shards: Sequence[int]) -> None:
+    def park_shards(self, name: str, shards: Sequence[int]) -> None:
         """Serve nothing of it any more. Which shards' registries still say so, the caller knows."""
         for shard in shards:
             queue = self.at(name, shard)
@@ -345,6 +356,7 @@ class QueueModel:
             waiting = line.waiting
             gone = {Deliver.ALL: [], Deliver.NONE: waiting, Deliver.LATEST: waiting[:-1]}[deliver]
             dropped += len(gone)
+            queue.discarded.update(gone)
             for place in gone:
                 queue.kept.pop(place, None)
             left = waiting[len(gone) :]

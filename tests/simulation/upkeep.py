@@ -65,14 +65,8 @@ class UpkeepModel:
             for shard, queue in enumerate(queues):
                 gone = len([True for _, of in excess if of == shard])
                 if gone:
-                    dropped += self._scripts.run("drop_dead", self.drop_dead, queue, gone)
+                    dropped += self._scripts.run("drop_dead", self._queues.drop_dead, queue, gone)
         return dropped
-
-    def drop_dead(self, queue: Queue, count: int) -> int:
-        """Drop so many of the oldest, counted."""
-        del queue.dead[:count]
-        queue.forgotten += count
-        return count
 
     def share_backlog(self, names: Sequence[str]) -> None:
         """Share out anew how many events may wait, where a shard's part is nearly used up."""

@@ -95,6 +95,7 @@ class Checked(RuleBasedStateMachine):
 
     def _place(self, shard: int) -> bytes:
         """Where the store put it."""
+        assert self.places[shard], "an event each"
         return self.places[shard].popleft()
 
     def since(self, at_ms: float) -> float:

@@ -197,7 +197,7 @@ class Queues(Upkeep):
         versions = self.parts.subscriptions.load().versions
         for _ in range(1 + again):
             self.parts.queues.park(name, {shard: b"another" if is_late else versions[shard] for shard in shards})
-            self.queues.park(name, () if is_late else sorted(shards))
+            self.queues.park_shards(name, () if is_late else sorted(shards))
 
     @rule(name=NAMES, deliver=st.sampled_from(Deliver), again=AGAIN)
     def start_anew(self, name: str, deliver: Deliver, again: bool) -> None:

@@ -45,7 +45,7 @@ class Upkeep(Checked):
         for name in SUBS:
             letters = [(positions.from_id(one.id.encode()), one.shard) for one in self.parts.queues.dead_letters(name)]
             for _, shard in sorted(letters)[: max(0, len(letters) - LIMITS.dead)]:
-                expected += self.upkeep.drop_dead(self.queues.at(name, shard), 1)
+                expected += self.queues.drop_dead(self.queues.at(name, shard), 1)
         assert self.parts.limits.limit_dead(SUBS) == expected
         if again:
             assert self.parts.limits.limit_dead(SUBS) == self.upkeep.limit_dead(SUBS) == 0

@@ -23,6 +23,7 @@ NAMES = st.lists(st.sampled_from(SESSIONS), min_size=1, max_size=4, unique=True)
 AGAIN = st.booleans()
 SOME = st.integers(0, 2)
 MANY = 100
+WATCHED_MS = 1_800_000_000_000
 DUE = st.one_of(st.sampled_from(Due), st.integers(1, 4))
 """Or so many units from now."""
 EXPIRES = st.one_of(st.none(), st.just(Due.KEEP), st.integers(0, 2))
@@ -110,7 +111,7 @@ class Sessions(Upkeep):
                     expires if expires is None or isinstance(expires, Due) else self._both(expires)[place],
                     entries,
                     # Kept by the time in its name: that is the caller's, and passes for neither clock.
-                    None if watch is None else watch * UNIT_MS,
+                    None if watch is None else WATCHED_MS + watch * UNIT_MS,
                 )
             )
         return made[0], made[1]
@@ -188,14 +189,14 @@ class Sessions(Upkeep):
 
     @rule(units=st.integers(0, 4), most=st.integers(1, 2))
     def look(self, units: int, most: int) -> None:
-        found = self.parts.sessions.watched(units * UNIT_MS, most)
-        assert found == self.sessions.watched(units * UNIT_MS, most), "who is to be looked at"
+        found = self.parts.sessions.watched(WATCHED_MS + units * UNIT_MS, most)
+        assert found == self.sessions.watched(WATCHED_MS + units * UNIT_MS, most), "who is to be looked at"
         self.seen += found
 
     @rule(data=st.data(), again=AGAIN)
     def unwatch(self, data: st.DataObject, again: bool) -> None:
         """What was looked at before, perhaps by two at once."""
-        one = data.draw(st.sampled_from(self.seen)) if self.seen else Watched(0, ACCOUNT, UNIT_MS, ())
+        one = data.draw(st.sampled_from(self.seen)) if self.seen else Watched(0, ACCOUNT, WATCHED_MS + UNIT_MS, ())
         for _ in range(1 + again):
             self.parts.sessions.unwatch(one)
             self.sessions.unwatch(one)

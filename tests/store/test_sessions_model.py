@@ -58,7 +58,7 @@ FAULTS: dict[str, Fault] = {
     ),
     "a lease is no lease": ("claim_sessions", "redis.call('ZADD', KEYS[2], unpack(leased))", "", ""),
     "a lease ends on time": ("claim_sessions", "ARGV[2] .. '.5'", "ARGV[2]", "leased"),
-    "what is leased rides along": ("claim_sessions", "only_unleased and", "false and", "ride along"),
+    "what is leased rides along": ("claim_sessions", "only_unleased and", "false and", "is due"),
     "what is due rides along": ("claim_sessions", "'(' .. now, now + tonumber(ARGV[5])", "now, now + 1", "ride along"),
     "only the oldest are claimed": ("claim_sessions", "if ARGV[4] ~= '0' then", "if false then", "must be claimed"),
     "a claimed account is not looked for": (
@@ -73,7 +73,7 @@ FAULTS: dict[str, Fault] = {
     "what exists is dropped": ("drop_sessions", "redis.call('EXISTS', KEYS[i]) == 0", "true", "until it settled"),
     "what is gone stays due": ("drop_sessions", "redis.call('ZREM', KEYS[2], no)", "", ""),
     "what there is not is made due": ("hasten_sessions", "if found[i - 2] == 1", "if true", ""),
-    "nothing is made due": ("hasten_sessions", "redis.call('ZADD', KEYS[2], unpack(due))", "", ""),
+    "nothing is made due": ("hasten_sessions", "'ZADD', KEYS[2], unpack", "'ZADD', KEYS[2], 'NX', unpack", ""),
     "a hint makes what there is not due": ("hint_sessions", "due or redis.call('EXISTS', KEYS[i]) == 1", "true", ""),
     "a hint makes nothing due": ("hint_sessions", "redis.call('ZADD', KEYS[2], one[1], one[2])", "", ""),
     "a hint puts off": ("hint_sessions", "not due or at < tonumber(due)", "true", "sooner"),
