@@ -1,5 +1,6 @@
-"""The invariants of a run, each told by records that know nothing of one another: what the provider said, what receivers
-heard, what was committed, what the store holds at the end.
+"""The invariants of a run, each told by records that know nothing of one another.
+
+What the provider said, what receivers heard, what was committed, what the store holds at the end.
 """
 
 from __future__ import annotations
@@ -44,47 +45,50 @@ def polled_until_settled(run: Run) -> Iterator[str]:
         told[one.record.session_no, _digits(one)].append(_status(one))
     left = {no for here in run.store.sessions.shards for due in here.due.values() for no in due}
     for session_no in run.evidence.tracked:
-        state = next((stored[account, session_no] for account in ("default", "shop") if (account, session_no) in stored), None)
+        state = next(
+            (stored[account, session_no] for account in ("default", "shop") if (account, session_no) in stored), None
+        )
         if state is not None and not state.settled_ms:
             yield f"{session_no} is not settled, and {'' if session_no in left else 'not '}due"
         if session_no not in run.provider.asked and session_no not in run.evidence.forgotten:
             yield f"{session_no} was never asked for"
     for (session_no, digits), words in run.provider.said.items():
         finals = {meaning_of(word.receipt.result, word.receipt.code) for word in words} & FINAL
-        if finals and not finals & set(told[session_no, digits]) and digits not in run.evidence.erased:
-            if session_no not in run.evidence.forgotten:
-                yield f"{session_no} {digits}: the provider said {finals}, and nobody was told"
+        excused = digits in run.evidence.erased or session_no in run.evidence.forgotten
+        if finals and not finals & set(told[session_no, digits]) and not excused:
+            yield f"{session_no} {digits}: the provider said {finals}, and nobody was told"
 
 
 def never_absent(run: Run) -> Iterator[str]:
     """I2: what was committed is somewhere, for each who wanted it then."""
-    accepted: set[tuple[str, str]] = set()
-    for post in run.evidence.posts:
-        if post.accepted:
-            accepted.update((post.subscription, what) for what, _ in post.events)
-    gone: dict[str, list[Committed]] = defaultdict(list)
+    accepted = {(post.subscription, what) for post in run.evidence.posts if post.accepted for what, _ in post.events}
+    missed: dict[str, list[Committed]] = defaultdict(list)
     for one in run.evidence.committed:
         erased = run.store.upkeep.erased[one.place[0]]
         for name in one.wanted:
             if name not in one.routed:
                 yield f"{_name(one)}: {name} wanted it, and it was not sent there"
             elif (name, one.id) not in accepted and one.place[1] not in erased:
-                gone[name].append(one)
-    for name, events in gone.items():
-        queues = run.store.queues.of(name)
-        waits = {(shard, place) for shard, queue in enumerate(queues) for place in queue.waiting}
-        dead = {(shard, letter.position) for shard, queue in enumerate(queues) for letter in queue.dead}
-        absent = [one for one in events if one.place not in waits | dead]
-        dropped = {(shard, place) for shard, queue in enumerate(queues) for place in queue.discarded}
-        counted = sum([queue.dropped + queue.forgotten for queue in queues])
-        if len(absent) > counted:
-            yield f"{name}: {len(absent)} are absent, {counted} were dropped"
-        for one in absent:
-            if one.place not in dropped:
-                yield f"{_name(one)}: absent at {name}"
-        for one in events:
-            if one.place in waits:
-                yield f"{_name(one)}: still waits at {name}, after all faults ended"
+                missed[name].append(one)
+    for name in run.store.registries.subscriptions:
+        yield from _missed(run, name, missed[name])
+
+
+def _missed(run: Run, name: str, events: Sequence[Committed]) -> Iterator[str]:
+    """What was not accepted is a dead letter, or was dropped and counted; nothing waits for ever."""
+    queues = run.store.queues.of(name)
+    waits = {(shard, place) for shard, queue in enumerate(queues) for place in queue.waiting}
+    letters = {(shard, letter.position): letter for shard, queue in enumerate(queues) for letter in queue.dead}
+    dropped = {(shard, place) for shard, queue in enumerate(queues) for place in queue.discarded}
+    absent = [one for one in events if one.place not in waits | letters.keys()]
+    counted = sum([queue.dropped + queue.forgotten for queue in queues])
+    if len(absent) > counted:
+        yield f"{name}: {len(absent)} are absent, {counted} were dropped"
+    yield from [f"{_name(one)}: absent at {name}" for one in absent if one.place not in dropped]
+    yield from [f"{place}: still waits at {name}, after all faults ended" for place in sorted(waits)]
+    yield from [
+        f"{place}: a dead letter at {name} without a record" for place, one in letters.items() if not one.record
+    ]
 
 
 def never_invented(run: Run) -> Iterator[str]:
@@ -100,9 +104,10 @@ def never_invented(run: Run) -> Iterator[str]:
         yield from _invented(one, run.provider.said[one.record.session_no, _digits(one)], run)
         lane = one.account, one.record.session_no, _digits(one)
         before = last.get(lane)
-        if before is not None and _status(before) in FINAL and not _forgotten_since(run, before, one):
-            if not (one.record.corrected or one.record.late):
-                yield f"{_name(one)}: after {_status(before)}"
+        may_follow = one.record.corrected or one.record.late
+        goes_back = before is not None and _status(before) in FINAL and not may_follow
+        if before is not None and goes_back and not _forgotten_since(run, before, one):
+            yield f"{_name(one)}: after {_status(before)}"
         last[lane] = one
 
 
@@ -112,11 +117,9 @@ def _invented(one: Committed, said: Sequence[Word], run: Run) -> Iterator[str]:
         if record.observed_ms < run.evidence.sent[record.session_no] + run.give_up_ms:
             yield f"{_name(one)}: given up on too early"
         return
-    for word in said:
-        if word.at_ms <= record.observed_ms and word.receipt.time == record.receipt_time:
-            if meaning_of(word.receipt.result, word.receipt.code) == _status(one):
-                return
-    yield f"{_name(one)}: the provider had not said so"
+    heard = [word for word in said if word.at_ms <= record.observed_ms and word.receipt.time == record.receipt_time]
+    if _status(one) not in {meaning_of(word.receipt.result, word.receipt.code) for word in heard}:
+        yield f"{_name(one)}: the provider had not said so"
 
 
 def _forgotten_since(run: Run, before: Committed, after: Committed) -> bool:
@@ -131,11 +134,19 @@ def one_change_one_id(run: Run) -> Iterator[str]:
     before: dict[str, Committed] = {}
     for one in run.evidence.committed:
         time = one.record.receipt_time if _status(one) in FINAL and one.record.result is not None else 0
-        change = (one.account, one.record.session_no, _digits(one), one.record.user_id, _status(one), time, one.record.type)
+        change = (
+            one.account,
+            one.record.session_no,
+            _digits(one),
+            one.record.user_id,
+            _status(one),
+            time,
+            one.record.type,
+        )
         if changes.setdefault(one.id, change) != change:
             yield f"{_name(one)}: its id is that of {changes[one.id]}"
         other = before.get(one.id)
-        if other is not None and not _may_come_again(run, other, one):
+        if other is not None and not _forgotten_since(run, other, one):
             yield f"{_name(one)}: committed before, at {other.place}"
         before[one.id] = one
     if len(set(changes.values())) != len(changes):
@@ -153,14 +164,6 @@ def one_change_one_id(run: Run) -> Iterator[str]:
             yield f"{name} heard {what} in {len(bodies)} ways"
 
 
-def _may_come_again(run: Run, before: Committed, after: Committed) -> bool:
-    if _forgotten_since(run, before, after):
-        return True
-    # An unknown has no time of its own: after a final word that was taken back there is none; but a phone may be
-    # unknown, given up on and told again under other user ids, of which these runs have none.
-    return False
-
-
 def in_order(run: Run) -> Iterator[str]:
     """I6: a phone's events first arrive in their order, but for those that were given up, dropped or sent again."""
     lanes: dict[tuple[str, Lane], list[Committed]] = defaultdict(list)
@@ -176,11 +179,11 @@ def in_order(run: Run) -> Iterator[str]:
                 accepted.setdefault((post.subscription, place), number)
     for (name, _), events in lanes.items():
         excused = _excused(run, name)
-        for place, later in enumerate(events):
+        for number, later in enumerate(events):
             at = arrived.get((name, later.place))
             if at is None or (name, later.place) in run.evidence.resent:
                 continue
-            for earlier in events[:place]:
+            for earlier in events[:number]:
                 if earlier.place not in excused and accepted.get((name, earlier.place), at) >= at:
                     yield f"{_name(later)}, {name}: before {_name(earlier)} was accepted"
 
@@ -199,9 +202,9 @@ def repeated_for_a_reason(run: Run) -> Iterator[str]:
     for post in run.evidence.posts:
         for (what, _), place in zip(post.events, post.places, strict=True):
             before = accepted.get((post.subscription, place))
-            if before is not None and before.is_heard and not before.lost:
-                if (post.subscription, place) not in run.evidence.resent:
-                    yield f"{post.subscription} heard {what} at {before.at_ms} and at {post.at_ms}"
+            is_known = before is not None and before.is_heard and not before.lost
+            if before is not None and is_known and (post.subscription, place) not in run.evidence.resent:
+                yield f"{post.subscription} heard {what} at {before.at_ms} and at {post.at_ms}"
             if post.accepted:
                 accepted[post.subscription, place] = post
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
@@ -89,7 +90,11 @@ class Operators:
         """Stop one, and let it go on some hours later."""
         run, one = self._run, self._one()
         run.note("pause", one.id)
-        run.after(run.chance.randrange(MINUTE, 30 * HOUR), self, lambda: self.resume(one.id))
+        run.after(
+            run.chance.randrange(MINUTE, run.chance.choice([HOUR, 30 * HOUR, 150 * HOUR])),
+            self,
+            lambda: self.resume(one.id),
+        )
         if one.is_active:
             run.store.registries.change(one.id, lambda old: replace(old, state=SubscriptionState.PAUSED))
             run.store.queues.park(one.id, run.store.registries.versions)
@@ -133,7 +138,7 @@ class Operators:
     def edit(self) -> None:
         """Other statuses, or none but those."""
         run, one = self._run, self._one()
-        statuses = run.chance.choice([(), ("delivered", "undelivered", "expired", "failed", "no_receipt")])
+        statuses = run.chance.choice([(), ("delivered",), ("undelivered", "expired", "failed", "no_receipt")])
         run.note("edit", one.id, statuses)
         run.store.registries.change(one.id, lambda old: replace(old, statuses=statuses))
 
@@ -181,10 +186,29 @@ class Operators:
         """Erase a phone."""
         run = self._run
         phone = run.chance.choice(PHONES)
-        digits = normalise_phone(phone)
-        run.evidence.erased.setdefault(digits, run.server.now_ms)
-        run.store.registries.erased[tombstone(bytes(32), phone)] = run.server.now_ms
+        run.evidence.erased.setdefault(normalise_phone(phone), run.server.now_ms)
+        one = Erasing(run, phone, {account: self._names(account) for account in ("default", "shop")})
+        run.after(1, one, one.erase)
+
+
+class Erasing:
+    """A phone that is being erased: who is told that it failed does it again."""
+
+    def __init__(self, run: Run, phone: str, audiences: Mapping[str, Sequence[str]]) -> None:
+        self._run = run
+        self._phone = phone
+        self._audiences = audiences
+        self.is_dead = False
+
+    def erase(self) -> None:
+        """Its tombstone first."""
+        run = self._run
+        run.store.registries.erased[tombstone(bytes(32), self._phone)] = run.server.now_ms
         run.store.registries.bump()
-        run.note("erase", digits)
-        for account in ("default", "shop"):
-            run.store.upkeep.erase(phone, account, self._names(account))
+        run.note("erase", self._phone)
+        for account, names in self._audiences.items():
+            run.store.upkeep.erase(self._phone, account, names)
+
+    def die(self) -> None:
+        """Once more."""
+        self._run.after(MINUTE, self, self.erase)

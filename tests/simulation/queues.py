@@ -6,7 +6,7 @@ same commands, so that neither drifts from the other; the simulation drives the 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import msgspec
 
@@ -275,7 +275,7 @@ class QueueModel:
         """Whether an outcome is of the event that its lane begins with."""
         return line.waiting[0] == one.lane.position
 
-    def release(self, token: bytes, held: Sequence[Place]) -> None:
+    def release(self, token: bytes, held: Iterable[Place]) -> None:
         """Let go of queues that this token holds."""
         for place in held:
             self._scripts.run("release_hold", self._release, token, self.at(*place))

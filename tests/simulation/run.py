@@ -6,14 +6,17 @@ import hashlib
 import heapq
 import random
 from collections.abc import Callable, Sequence
+from functools import partial
+from types import SimpleNamespace
 from typing import Protocol
+from unittest.mock import patch
 
 import msgspec
 
 from bridge.domain import events
 from bridge.domain.commits import Write
 from bridge.domain.erasure import tombstone
-from bridge.domain.policy import DeliveryPolicy, PollPolicy
+from bridge.domain.policy import DeliveryPolicy, Limits, PollPolicy
 from bridge.domain.subscriptions import Subscription
 from bridge.domain.tracking import SessionRequest
 from bridge.errors import BridgeError
@@ -116,7 +119,7 @@ class Run:
         self.busy_until_ms = self.end_ms - CALM_MS
         self.shards = SHARDS
         self.give_up_ms = POLLING.give_up_ms
-        self.store = Store(self.server)
+        self.store = Store(self.server, self._limits())
         self.evidence = Evidence()
         self.delivery = DELIVERY
         self.trace = hashlib.blake2b(digest_size=16)
@@ -131,9 +134,14 @@ class Run:
         self._make_world()
         self._make_bridge()
         spoil(self.store)
-        self._watch_commits()
+        self.store.sessions.written = self._written
 
     # making it
+
+    def _limits(self) -> Limits:
+        """Of some runs so tight that they are met."""
+        tight = self.chance.random() < 0.3
+        return Limits(backlog=16, dead=4, kept=3) if tight else Limits(backlog=400, dead=200, kept=150)
 
     def _windows(self, moods: Sequence[str], most: int, longest_ms: int) -> list[Window]:
         found = []
@@ -188,34 +196,21 @@ class Run:
     def _sleep(self, seconds: float) -> None:
         self.server.now_ms += round(seconds * 1000)
 
-    def _watch_commits(self) -> None:
+    def _written(self, shard: int, account: str, one: Write, places: Sequence[bytes]) -> None:
         """Write down what is committed, and who is known to want it at that moment."""
-        sessions, registries = self.store.sessions, self.store.registries
-        written = sessions._write
-
-        def write(shard: int, account: str, one: Write) -> None:
-            log = sessions.shards[shard].log.setdefault(account, {})
-            before = len(log)
-            written(shard, account, one)
-            for position, entry in zip(list(log)[before:], one.events, strict=True):
-                record = events.unpack(entry.record)
-                what, body = events.render(account, record)
-                place = (shard, position)
-                self.evidence.committed.append(
-                    Committed(
-                        account,
-                        place,
-                        record,
-                        what,
-                        body,
-                        wanted_by(registries.sure, account, one.state.callback, record)
-                        & wanted_by(registries.subscriptions, account, one.state.callback, record),
-                        [route.subscription for route in entry.routes],
-                    )
-                )
-                self.note("event", place, what)
-
-        sessions._write = write  # type: ignore[method-assign]  # the model itself knows of no judge
+        registries = self.store.registries
+        for position, entry in zip(places, one.events, strict=True):
+            record = events.unpack(entry.record)
+            what, body = events.render(account, record)
+            wanted = [
+                wanted_by(known, account, one.state.callback, record)
+                for known in (registries.sure, registries.subscriptions)
+            ]
+            routed = [route.subscription for route in entry.routes]
+            self.evidence.committed.append(
+                Committed(account, (shard, position), record, what, body, wanted[0] & wanted[1], routed)
+            )
+            self.note("event", shard, position, what)
 
     # events
 
@@ -234,15 +229,9 @@ class Run:
 
     def go(self) -> Outcome:
         """Run to the end."""
-        while self._heap and self._heap[0][0] <= self.end_ms:
-            at_ms, _, owner, then = heapq.heappop(self._heap)
-            self.server.now_ms = max(self.server.now_ms, at_ms)
-            self.server.calm = at_ms >= self.busy_until_ms
-            if owner.is_dead:
-                continue
-            self.events += 1
-            self._do(owner, then)
-            self._plan()
+        # A slice with nothing under way would sleep, for a moment of everybody's time but this run's.
+        with patch("bridge.delivery.loop.time", SimpleNamespace(sleep=lambda _seconds: None)):
+            self._go()
         self.server.calm = True
         return Outcome(
             seed=self.seed,
@@ -254,6 +243,19 @@ class Run:
             posts=len(self.evidence.posts),
             trace=self.trace.hexdigest(),
         )
+
+    def _go(self) -> None:
+        while self._heap and self._heap[0][0] <= self.end_ms:
+            at_ms, _, owner, then = heapq.heappop(self._heap)
+            self.server.now_ms = max(self.server.now_ms, at_ms)
+            self.server.calm = at_ms >= self.busy_until_ms
+            if owner.is_dead:
+                continue
+            self.events += 1
+            ran = self.server.ran
+            self._do(owner, then)
+            if self.server.ran != ran or owner is NOBODY:
+                self._plan()
 
     def _do(self, owner: Owner, then: Callable[[], None]) -> None:
         try:
@@ -275,14 +277,23 @@ class Run:
                 due_ms = max(now_ms, int(min(dues)) + 1, self.poll_not_before.get(account, 0))
                 if not now_ms < self._poll_at.get(account, 0) <= due_ms + SECOND:
                     self._poll_at[account] = due_ms + self.chance.randrange(1, SECOND)
-                    self.at(self._poll_at[account], NOBODY, lambda account=account: self.poll(account))
-        looking = any(one.is_looking for one in self._slices)
-        dues_ms = [at for queue in self.store.queues.queues.values() if (at := queue.due_at()) is not None]
-        if dues_ms and not looking:
-            due_ms = max(now_ms, min(dues_ms))
-            if self._slice_at is None or not now_ms < self._slice_at <= due_ms + SECOND:
-                self._slice_at = due_ms + self.chance.randrange(1, SECOND)
-                self.at(self._slice_at, NOBODY, self.start_slice)
+                    self.at(self._poll_at[account], NOBODY, partial(self.poll, account))
+        if any(one.is_looking for one in self._slices):
+            return
+        due_at = self._next_delivery_ms(now_ms)
+        if due_at is not None and (self._slice_at is None or not now_ms < self._slice_at <= due_at + SECOND):
+            self._slice_at = due_at + self.chance.randrange(1, SECOND)
+            self.at(self._slice_at, NOBODY, self.start_slice)
+
+    def _next_delivery_ms(self, now_ms: int) -> int | None:
+        """When a queue is to be looked at; of one that somebody holds, now and then: he may be gone."""
+        found = []
+        for queue in self.store.queues.queues.values():
+            at = queue.due_at()
+            if at is not None:
+                held = queue.held_until > now_ms
+                found.append(max(at, now_ms + 8 * SECOND if held else now_ms))
+        return min(found, default=None)
 
     # what the bridge's tasks do
 

@@ -44,7 +44,10 @@ class Shard(msgspec.Struct):
 
 
 class SessionModel:
-    """The sessions of all accounts, by shard. ``place`` gives an event its position in a shard's log."""
+    """The sessions of all accounts, by shard. ``place`` gives an event its position in a shard's log.
+
+    ``written`` hears of each write, with its shard, account and the positions of its events.
+    """
 
     def __init__(self, scripts: Scripts, shards: int, queues: QueueModel) -> None:
         self._scripts = scripts
@@ -53,6 +56,7 @@ class SessionModel:
         self._last: dict[int, tuple[int, int]] = {}
         self.shards = [Shard() for _ in range(shards)]
         self.place: Callable[[int], bytes] = self._next_place
+        self.written: Callable[[int, str, Write, Sequence[bytes]], None] = lambda *_: None
 
     @property
     def now(self) -> int:
@@ -166,12 +170,13 @@ class SessionModel:
             here.expiry[name] = write.expires_ms
         if write.watch_ms is not None:
             here.watches.setdefault((account, write.watch_ms), []).append(write.session_no)
-        for entry in write.events:
-            position = self.place(shard)
+        places = [self.place(shard) for _ in write.events]
+        for position, entry in zip(places, write.events, strict=True):
             lane = entry.routes[0].lane if entry.routes else b""
             here.log.setdefault(account, {})[position] = Logged(entry.record, lane)
             for route in entry.routes:
                 self._queues.receive(self._queues.at(route.subscription, shard), route.lane, position, entry.record)
+        self.written(shard, account, write, places)
 
     def _version_after(self, version: bytes) -> bytes:
         """A session that is made anew never has a version that it had."""

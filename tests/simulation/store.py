@@ -12,10 +12,11 @@ import msgspec
 from bridge.domain.credentials import Credentials, SigningKey
 from bridge.domain.deliveries import Claimed, Lane, Part, Ready, Settlement
 from bridge.domain.deliveries import Wanted as WantedLanes
+from bridge.domain.events import EVENT_TYPES
 from bridge.domain.policy import Limits
 from bridge.domain.rate import Slowed
 from bridge.domain.receipts import Status
-from bridge.domain.subscriptions import EVENT_TYPES, Subscription, SubscriptionState
+from bridge.domain.subscriptions import Subscription, SubscriptionState
 from bridge.errors import StoreUnreachable
 from bridge.store.index import DueNow, Standing
 from bridge.store.subscriptions import Registry
@@ -27,7 +28,6 @@ T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
 
 SHARDS = 2
-LIMITS = Limits(backlog=400, dead=200, kept=150)
 
 
 class Crash(BaseException):
@@ -38,7 +38,7 @@ class Odds(msgspec.Struct, frozen=True):
     """How often, of so many scripts: the process dies, the script is run twice, or is not heard of."""
 
     crash: float = 1 / 120
-    twice: float = 1 / 100
+    twice: float = 1 / 12
     lost: float = 1 / 300
 
 
@@ -249,7 +249,7 @@ class Line:
             if at is not None and at <= now_ms:
                 found.append((shard, at, name))
         names = tuple((name, shard) for shard, _, name in sorted(found)[:limit])
-        return Done(DueNow(frozenset(), names, self._store.registries.versions[SHARDS - 1]))
+        return Done(DueNow(frozenset(), names, self._store.sessions.shards[SHARDS - 1].registry))
 
     def claim(self, token: bytes, wanted: Sequence[WantedLanes], hold_ms: int) -> Done[Claimed]:
         """Claim lanes, and read their first events."""
@@ -284,11 +284,11 @@ class Line:
 class Store:
     """All of it."""
 
-    def __init__(self, server: Server) -> None:
+    def __init__(self, server: Server, limits: Limits) -> None:
         self.server = server
-        self.queues = Queues(server, SHARDS, LIMITS)
+        self.queues = Queues(server, SHARDS, limits)
         self.sessions = SessionModel(server, SHARDS, self.queues)
-        self.upkeep = UpkeepModel(server, self.queues, self.sessions, LIMITS)
+        self.upkeep = UpkeepModel(server, self.queues, self.sessions, limits)
         self.registries = self.queues.registries = Registries(server, self.sessions)
         self.rates = Rates(server)
 

@@ -116,8 +116,9 @@ class UpkeepModel:
             for name in names:
                 queue = self._queues.at(name, shard)
                 kept = _mine(queue.kept, digits)
-                self.bury(queue, kept, "")
+                # Their places first: the log has none of them, and what was taken out here is found nowhere again.
                 self._erase_places(shard, account, kept)
+                self.bury(queue, kept, "")
                 self._erase_letters(shard, account, queue, digits)
 
     def _erase_from(self, account: str, session_no: str, digits: str) -> None:

@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 _STEP_MS = 10
 _LINGER_MS = 260
 _LOOK_MS = 1_000
+_STOPS = 1 / 400
+_STANDS_STILL = 1 / 400
+"""In so many turns of a slice its worker is told to end, or stands still for a while."""
 
 
 class Transport:
@@ -130,6 +133,7 @@ class SliceRun:
         self.is_dead = False
         self.is_over = False
         self.is_looking = True
+        self._is_stopping = False
         self._deadline_ms: int | None = None
         self._slice = Slice(
             ports, cast("RealTransport", self.transport), run.delivery, self._surroundings(), shards=run.shards
@@ -156,7 +160,7 @@ class SliceRun:
         return Surroundings(
             chance=run.chance.random,
             user_agent="simulation",
-            stopping=lambda: False,
+            stopping=lambda: self._is_stopping,
             observe=attempted,
             complain=unserved,
             disabled=disabled,
@@ -185,6 +189,8 @@ class SliceRun:
         """Go on, and say when to go on again."""
         now_ms = self._run.server.now_ms
         one = self._slice
+        drawn = self._run.chance.random()
+        self._is_stopping = self._is_stopping or drawn < _STOPS
         if self._deadline_ms is None:
             if one._is_over(now_ms):
                 self._begin_end(now_ms)
@@ -195,7 +201,9 @@ class SliceRun:
         if self._deadline_ms is not None and (not self.transport.in_flight or now_ms >= self._deadline_ms):
             self._end(now_ms)
             return
-        self._run.after(self._pause_ms(now_ms), self, self.turn)
+        # Now and then the machine stands still for longer than a lease: whoever took over meanwhile has it.
+        pause_ms = MINUTE if drawn > 1 - _STANDS_STILL else self._pause_ms(now_ms)
+        self._run.after(pause_ms, self, self.turn)
 
     def _pause_ms(self, now_ms: int) -> int:
         queues = self._slice._intake.queues.values()
@@ -248,6 +256,8 @@ class PollRun:
         # Most answers come soon; some after the lease has ended, when another may have asked.
         drawn = run.chance.random()
         wait_ms = int(50 + 400 * drawn) if drawn < 0.97 else int(drawn * run.chance.random() * 2 * MINUTE)
+        if drawn > 0.9:  # amid a call somebody changes who wants to hear of what it brings
+            run.after(wait_ms - 1, run.operators, run.operators.edit)
         run.after(wait_ms, self, lambda: self.finish(prepared))
 
     def finish(self, batch: Batch) -> None:

@@ -91,7 +91,7 @@ class Provider:
             at_ms = sent_ms + age_ms
             told.append(Told(at_ms, Receipt(phone, "", result, code, "", at_ms // 1000, 1)))
 
-        if chance.random() < 0.3:
+        if chance.random() < 0.5:
             say(chance.randrange(final_ms or 10 * MINUTE), _OPEN)
         if final_ms is None:
             return told
@@ -159,7 +159,7 @@ class Heard(msgspec.Struct):
 
 
 class Receivers:
-    """How each receiver answers. ``wants_none``: an event in so many that it asks to be spared of."""
+    """How each receiver answers."""
 
     def __init__(self, server: Server, chance: random.Random, windows: Mapping[str, Sequence[Window]]) -> None:
         self._server = server
@@ -168,26 +168,28 @@ class Receivers:
 
     def answer(self, name: str, timeout_ms: int) -> tuple[Answer, bool]:
         """What comes back of a POST that is sent now, after ``elapsed_ms``; and whether it was accepted there."""
-        chance = self._chance.random
         mood = mood_at(self._windows[name], self._server.now_ms)
-        quick_ms = 5 + int(chance() * 200)
-        if mood == "well" and chance() < 0.995:
-            return Answer(200, None, "", b"", quick_ms), True
-        if mood == "well":
+        quick_ms = 5 + int(self._chance.random() * 200)
+        if mood == "well" and self._chance.random() > 0.995:
             return self._odd(quick_ms, timeout_ms)
         if mood == "slow":
-            slow_ms = int(chance() * 1.2 * timeout_ms)
-            if slow_ms >= timeout_ms:  # it is accepted there, and nobody hears of it
-                return Answer(0, Failure.TIMEOUT, "no answer", b"", timeout_ms), True
-            return Answer(200, None, "", b"", slow_ms), True
-        if mood == "hangs":
-            return Answer(0, Failure.TIMEOUT, "no answer", b"", timeout_ms), False
+            return self._slow(int(self._chance.random() * 1.2 * timeout_ms), timeout_ms)
         if mood == "busy":
             after = str(self._chance.choice([1, 30, 600, 7_200]))
             return Answer(429, None, "", b"", quick_ms, retry_after=after), False
-        if mood == "gone":
-            return Answer(410, None, "", b"", quick_ms), False
-        return Answer(0, Failure.CONNECT, "refused", b"", quick_ms), False
+        answer = {
+            "well": Answer(200, None, "", b"", quick_ms),
+            "hangs": Answer(0, Failure.TIMEOUT, "no answer", b"", timeout_ms),
+            "gone": Answer(410, None, "", b"", quick_ms),
+            "down": Answer(0, Failure.CONNECT, "refused", b"", quick_ms),
+        }[mood]
+        return answer, mood == "well"
+
+    def _slow(self, slow_ms: int, timeout_ms: int) -> tuple[Answer, bool]:
+        """It is accepted there in any case; if too late, nobody hears of it."""
+        if slow_ms >= timeout_ms:
+            return Answer(0, Failure.TIMEOUT, "no answer", b"", timeout_ms), True
+        return Answer(200, None, "", b"", slow_ms), True
 
     def _odd(self, quick_ms: int, timeout_ms: int) -> tuple[Answer, bool]:
         kind = self._chance.randrange(4)
