@@ -29,9 +29,9 @@ class Operators:
         self._run = run
         self.is_dead = False
         chance = run.chance
-        for at_ms in range(run.server.now_ms + HOUR, run.end_ms, HOUR):
+        for at_ms in range(run.server.now_ms + HOUR, run.end_ms, 3 * HOUR):
             run.at(at_ms + chance.randrange(MINUTE), self, self.trim)
-        for at_ms in range(run.server.now_ms + 10 * MINUTE, run.end_ms, 20 * MINUTE):
+        for at_ms in range(run.server.now_ms + 10 * MINUTE, run.end_ms, HOUR):
             run.at(at_ms, self, self.look)
         deeds = (
             self.pause,
@@ -68,7 +68,7 @@ class Operators:
             pass
 
     def trim(self) -> None:
-        """``bridge.trim``: once an hour here, to save time."""
+        """``bridge.trim``: each three hours here, to save time."""
         run, upkeep = self._run, self._run.store.upkeep
         now_ms = run.server.now_ms
         run.store.sessions.expire(now_ms, 500)

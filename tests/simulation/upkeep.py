@@ -47,8 +47,10 @@ class UpkeepModel:
         buried = 0
         for name in names:
             queues = self._queues.of(name)
-            kept = sorted([(place, shard) for shard, queue in enumerate(queues) for place in queue.kept])
-            excess = kept[: max(0, len(kept) - self._limits.kept)]
+            over = sum([len(queue.kept) for queue in queues]) - self._limits.kept
+            if over <= 0:
+                continue
+            excess = sorted([(place, shard) for shard, queue in enumerate(queues) for place in queue.kept])[:over]
             for shard, queue in enumerate(queues):
                 gone = {place: queue.kept[place] for place, of in excess if of == shard}
                 if gone:
@@ -60,8 +62,10 @@ class UpkeepModel:
         dropped = 0
         for name in names:
             queues = self._queues.of(name)
-            letters = sorted([(one.died, shard) for shard, queue in enumerate(queues) for one in queue.dead])
-            excess = letters[: max(0, len(letters) - self._limits.dead)]
+            over = sum([len(queue.dead) for queue in queues]) - self._limits.dead
+            if over <= 0:
+                continue
+            excess = sorted([(one.died, shard) for shard, queue in enumerate(queues) for one in queue.dead])[:over]
             for shard, queue in enumerate(queues):
                 gone = len([True for _, of in excess if of == shard])
                 if gone:
