@@ -134,19 +134,19 @@ def trimmed_while_it_waits(store: Store) -> None:
     _put(store.upkeep, "_trim", trim)
 
 
-MISTAKES: dict[str, tuple[Callable[[Store], None], frozenset[str]]] = {
-    one.__name__: (one, frozenset(found))
-    for one, found in (
-        (lost_reschedule, ["I1"]),
-        (lost_lease, ["I1"]),
-        (settling_takes_the_next, ["I2"]),
-        (unfenced_commit, ["I4"]),
-        (unfenced_registry, ["I2"]),
-        (outcome_noted_twice, ["I2"]),
-        (lane_without_lease, ["I10"]),
-        (two_hold_a_queue, ["I10"]),
-        (overtaking, ["I6"]),
-        (trimmed_while_it_waits, ["I2"]),
+MISTAKES: dict[str, tuple[Callable[[Store], None], str, int]] = {
+    one.__name__: (one, invariant, seed)
+    for one, invariant, seed in (
+        (lost_reschedule, "I1", 0),
+        (lost_lease, "I1", 0),
+        (settling_takes_the_next, "I2", 0),
+        (unfenced_commit, "I4", 0),
+        (unfenced_registry, "I2", 1),
+        (outcome_noted_twice, "I2", 12),
+        (lane_without_lease, "I10", 0),
+        (two_hold_a_queue, "I10", 2),
+        (overtaking, "I6", 0),
+        (trimmed_while_it_waits, "I2", 3),
     )
 }
-"""Each with the invariants by which it is to be found."""
+"""Each with the invariant by which it is to be found, and a seed that is known to show it: where to look first."""

@@ -19,7 +19,7 @@ from tests.simulation.run import Run
 WEEKS = 2.0
 SEEDS = range(24)
 MOST_SEEDS = 80
-"""So many runs may go by before a mistake shows: most show in the first."""
+"""So many runs may go by before a mistake shows, where another one than the known does by now."""
 
 
 @pytest.mark.parametrize("first", range(0, len(SEEDS), 6))
@@ -48,10 +48,10 @@ def test_the_same_seed_is_the_same_run() -> None:
 
 @pytest.mark.parametrize("mistake", MISTAKES)
 def test_the_judges_notice(mistake: str) -> None:
-    spoil, invariants = MISTAKES[mistake]
-    for seed in range(MOST_SEEDS):
+    spoil, invariant, known = MISTAKES[mistake]
+    for seed in (known, *range(MOST_SEEDS)):
         run = Run(seed, WEEKS, spoil)
         run.go()
-        if {violation.invariant for violation in judge(run)} & invariants:
+        if invariant in {violation.invariant for violation in judge(run)}:
             return
     pytest.fail(f"{MOST_SEEDS} runs with {mistake}, and nobody saw it")
