@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Callable, Mapping, Sequence
-from typing import Generic, TypeVar, TypeVarTuple
+from typing import Generic, NoReturn, TypeVar, TypeVarTuple
 
 import msgspec
 
@@ -87,9 +87,9 @@ class Queues(QueueModel):
         if self.registries.versions[shard] == version:
             self.park_shards(name, [shard])
 
-    def remove(self, subscription: str) -> None:
+    def remove(self, subscription: str, versions: Mapping[int, bytes] | None = None) -> NoReturn:
         """Nothing here removes subscriptions."""
-        raise AssertionError(f"{subscription} is in no registry")
+        raise AssertionError(f"{subscription} is in no registry, by {versions}")
 
 
 class Registries:
