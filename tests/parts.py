@@ -172,7 +172,7 @@ class Parts:
     def pass_ms(self, passed_ms: int) -> None:
         """Let time pass, without waiting: move every due time, gate, hold and wait that far into the past."""
         for shard in range(self.shards):
-            for name in (*self._due_sets(shard).values(), keys.index(shard)):
+            for name in (*self._due_sets(shard).values(), keys.index(shard), keys.expiry(shard)):
                 scores = cast("list[tuple[bytes, float]]", self.redis.zrange(name, 0, -1, withscores=True))
                 if scores:
                     self.redis.zadd(name, {member: score - passed_ms for member, score in scores})
@@ -186,7 +186,8 @@ class Parts:
                         "health",
                         msgspec.msgpack.encode(older(msgspec.msgpack.decode(health, type=Health), passed_ms)),
                     )
-            for key in cast("list[bytes]", self.redis.keys(f"u{{{shard}}}:hold:*")):
+            ending = [*self.redis.keys(f"u{{{shard}}}:hold:*"), *self.redis.keys(f"u{{{shard}}}:hinted:*")]
+            for key in cast("list[bytes]", ending):
                 left_ms = self.redis.pttl(key) - passed_ms
                 self.redis.pexpire(key, max(0, left_ms))
 

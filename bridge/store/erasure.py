@@ -146,9 +146,13 @@ class Eraser:
         for account in accounts:
             names = [one.id for one in registry.of(account)]
             self._from_sessions(account, digits, done)
-            for shard, records in self._records(account, names, digits, done):
+            for shard, records in self._logged(account, digits, done):
                 done.waiting += sum(self._queues.take_out(name, shard, records, dry=self._dry) for name in names)
                 done.events += self._from_log(account, shard, records)
+            for name, shard, records in self._kept(names, digits, done):
+                # Their places first: the log has none of them, and what was taken out here is found nowhere again.
+                done.events += self._from_log(account, shard, records)
+                done.waiting += self._queues.take_out(name, shard, records, dry=self._dry)
             for name in names:
                 done.dead += self._from_dead(account, name, digits, done)
                 done.attempts += self._attempts.erase(name, events.phone_tag(phone), dry=self._dry)
@@ -181,13 +185,8 @@ class Eraser:
                 return
         raise BridgeError("a session kept changing while a phone was erased from it: erase it again")
 
-    def _records(
-        self, account: str, names: Sequence[str], digits: str, done: Erased
-    ) -> Iterator[tuple[int, dict[bytes, bytes]]]:
-        """The phone's records, by shard and position: of the log, and kept aside once the log has dropped them.
-
-        Counts on the way what others carry of it.
-        """
+    def _logged(self, account: str, digits: str, done: Erased) -> Iterator[tuple[int, dict[bytes, bytes]]]:
+        """The phone's records in the log, by shard and position. Counts on the way what others carry of it."""
         found: dict[int, dict[bytes, bytes]] = {}
         for one in self._log.read(account):
             self._tell(1)
@@ -197,12 +196,15 @@ class Eraser:
                 if len(page) >= _PAGE:
                     yield one.shard, found.pop(one.shard)
         yield from found.items()
+
+    def _kept(self, names: Sequence[str], digits: str, done: Erased) -> Iterator[tuple[str, int, dict[bytes, bytes]]]:
+        """Those that are kept beside a queue once the log has dropped them: subscription, shard, and by position."""
         for name in names:
             for shard in range(self._shards):
                 kept = self._queues.all_kept(name, shard)
                 mine = {place: record for place, record in kept.items() if _is_of(record, digits, done)}
                 if mine:
-                    yield shard, mine
+                    yield name, shard, mine
 
     def _from_log(self, account: str, shard: int, records: Mapping[bytes, bytes]) -> int:
         args: list[Argument] = []

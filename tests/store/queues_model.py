@@ -1,4 +1,4 @@
-"""What queues are to be, whatever happens to them: a model of a few lanes that is driven beside the real scripts.
+"""What the store is to be, whatever happens to it: the simulation's model, driven beside the real scripts.
 
 Time is counted in units of a lease. It passes by moving every due time, gate and hold of the store into the past, so
 that nothing waits and nothing depends on how fast the machine is: within one unit all of an example happens.
@@ -6,73 +6,39 @@ that nothing waits and nothing depends on how fast the machine is: within one un
 
 from __future__ import annotations
 
+from collections import deque
+from collections.abc import Mapping
 from typing import cast
 
 import msgspec
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant
 
+from bridge.domain import events
 from bridge.domain.breaker import WELL, Health
+from bridge.domain.commits import CommitResult, Write
 from bridge.domain.deliveries import Lane
 from bridge.domain.outcome import Verdict
 from bridge.domain.policy import Limits
 from bridge.store import keys, positions
 from bridge.store.client import Argument
+from bridge.store.log import Logged
+from bridge.store.sessions import unpack
 from tests.parts import Parts, subscription
+from tests.simulation.queues import Queue, QueueModel
+from tests.simulation.scripts import Plain
+from tests.simulation.sessions import SessionModel
+from tests.simulation.upkeep import UpkeepModel
 
 UNIT_MS = 45_000
 SHARDS = 2
+ACCOUNT = "default"
 LIMITS = Limits(backlog=8, dead=2, kept=6)
 SUBS = ("sub_a", "sub_b")
 TOKENS = (b"1" * 16, b"2" * 16)
 SESSIONS = ("s1", "s2")  # of different shards
 PHONES = ("18500000001", "18500000002")
 TOO_MANY = 1_000
-
-Place = tuple[str, int]
-"""A subscription and a shard."""
-
-
-class Line(msgspec.Struct):
-    """A lane: the events that wait, the attempts of the first, and when it is due, in units."""
-
-    waiting: list[bytes]
-    due: int
-    attempts: int = 0
-
-
-class Queue(msgspec.Struct):
-    """A subscription's queue in one shard. ``loose``: its place in the index may be earlier than need be."""
-
-    lines: dict[bytes, Line] = {}
-    hold: tuple[bytes, int] = (b"", 0)
-    gate: int | None = None
-    parked: bool = False
-    loose: bool = False
-    kept: set[bytes] = set()
-    dead: list[bytes] = []
-    over: int = 0
-    buried: int = 0
-    dropped: int = 0
-    forgotten: int = 0
-    most: int | None = None
-
-    @property
-    def waiting(self) -> list[bytes]:
-        """All positions that wait."""
-        return [place for line in self.lines.values() for place in line.waiting]
-
-    def may_hold(self, token: bytes, now: int) -> bool:
-        """Whether no other token holds it."""
-        return self.hold[1] <= now or self.hold[0] == token
-
-    def take_first(self, lane: bytes, now: int) -> None:
-        """Its first event is done with."""
-        line = self.lines[lane]
-        self.kept.discard(line.waiting.pop(0))
-        line.attempts, line.due = 0, now
-        if not line.waiting:
-            del self.lines[lane]
 
 
 class Event(msgspec.Struct, frozen=True):
@@ -99,7 +65,7 @@ NAMES, TOKEN, AGAIN = st.sampled_from(SUBS), st.sampled_from(TOKENS), st.boolean
 
 
 class Checked(RuleBasedStateMachine):
-    """The model's state, and what must be true of the store.
+    """The model beside the store, and what must be true of the two.
 
     ``parts`` is set by the test: SHARDS shards under LIMITS.
     """
@@ -112,62 +78,115 @@ class Checked(RuleBasedStateMachine):
         for name in SUBS:
             self.parts.subscriptions.put(subscription(name))
         self.base_ms = self.parts.now_ms()
-        self.now = 0
-        self.queues: dict[Place, Queue] = {(name, shard): Queue() for name in SUBS for shard in range(SHARDS)}
-        self.health: dict[Place, Health] = dict.fromkeys(self.queues, WELL)
+        self.server = Plain()
+        self.queues = QueueModel(self.server, SHARDS, LIMITS)
+        self.sessions = SessionModel(self.server, SHARDS, self.queues)
+        self.sessions.place = self._place
+        self.upkeep = UpkeepModel(self.server, self.queues, self.sessions, LIMITS)
+        self.places: dict[int, deque[bytes]] = {shard: deque() for shard in range(SHARDS)}
         self.events: list[Event] = []
-        self.logged: set[bytes] = set()
         self.in_hand: list[InHand] = []
-        self.erased: set[bytes] = set()
         self.told: dict[tuple[str, bytes], bytes] = {}
         self.sequence = 0
 
-    # limits
+    @property
+    def now(self) -> int:
+        return self.server.now_ms
 
-    def _room(self, queue: Queue) -> int:
-        return LIMITS.backlog // SHARDS if queue.most is None else queue.most
+    def _place(self, shard: int) -> bytes:
+        """Where the store put it."""
+        assert self.places[shard], "an event each"
+        return self.places[shard].popleft()
 
-    def _limit_dead(self, queue: Queue) -> None:
-        over = max(0, len(queue.dead) - LIMITS.dead)
-        queue.forgotten += over
-        del queue.dead[:over]
+    def since(self, at_ms: float) -> float:
+        """A time of the store's, by the model's clock: within the unit that it lies in."""
+        return self.now + (at_ms - self.base_ms) // UNIT_MS * UNIT_MS
 
-    def _oldest(self, found: list[tuple[bytes, int]], most: int) -> dict[int, list[bytes]]:
-        """What of (position, shard) is too much over all shards, by shard."""
-        oldest: dict[int, list[bytes]] = {shard: [] for shard in range(SHARDS)}
-        for position, shard in sorted(found)[: max(0, len(found) - most)]:
-            oldest[shard].append(position)
-        return oldest
+    def _logged(self) -> set[bytes]:
+        return {place for shard in self.sessions.shards for place in shard.log.get(ACCOUNT, {})}
 
-    def _of(self, name: str) -> list[tuple[Place, Queue]]:
-        return [(place, queue) for place, queue in self.queues.items() if place[0] == name]
+    def _of(self, name: str) -> list[Queue]:
+        return self.queues.of(name)
 
-    def _event(self, position: bytes) -> Event:
-        return next(one for one in self.events if one.position == position)
+    def _event(self, shard: int, position: bytes) -> Event:
+        return next(one for one in self.events if (one.shard, one.position) == (shard, position))
+
+    def commit_both(
+        self,
+        writes: Mapping[str, tuple[Write, Write]],
+        versions: Mapping[int, bytes] | None = None,
+        expected: Mapping[int, bytes] | None = None,
+    ) -> dict[str, CommitResult]:
+        """Commit (the store's, the model's) write of each session, each fenced by its own registry's versions."""
+        known = {one.position for one in self.parts.log.read(ACCOUNT)}
+        said = self.parts.sessions.commit(ACCOUNT, [one for one, _ in writes.values()], versions)
+        fresh = [one for one in self.parts.log.read(ACCOUNT) if one.position not in known]
+        for one in fresh:
+            self.places[one.shard].append(one.position)
+        assert self.sessions.commit(ACCOUNT, [one for _, one in writes.values()], expected) == said, "what is fenced"
+        assert not any(self.places.values()), "an event each"
+        self._note(fresh, [one for one, _ in writes.values()])
+        return said
+
+    def _note(self, fresh: list[Logged], writes: list[Write]) -> None:
+        to = {
+            entry.record: tuple(route.subscription for route in entry.routes) for one in writes for entry in one.events
+        }
+        for one in fresh:
+            self.events.append(event_of(one, to[one.record]))
 
     # what must be true of the store, whatever happened
 
     @invariant()
     def all_is_as_it_should_be(self) -> None:
         store = Snapshot(self.parts)
-        erased = {place for shard in range(SHARDS) for place in store.scores(keys.erased(shard, "default"))}
-        assert erased == self.erased, "what was erased is known as erased"
-        for (name, shard), queue in self.queues.items():
-            self._check_lanes(store, name, shard, queue)
-            self._check_index(store, name, shard, queue)
-            self._check_records(store, name, shard, queue)
+        for shard in range(SHARDS):
+            erased = set(store.scores(keys.erased(shard, ACCOUNT)))
+            assert erased == self.upkeep.erased[shard].keys(), "what was erased is known as erased"
+            logged = {place for place, _ in store.entries(keys.log(shard, ACCOUNT))}
+            assert logged == self.sessions.shards[shard].log.get(ACCOUNT, {}).keys(), "each event is in the log once"
+            self._check_sessions(store, shard)
+            for name in SUBS:
+                queue = self.queues.at(name, shard)
+                self._check_lanes(store, name, shard, queue)
+                self._check_index(store, name, shard, queue)
+                self._check_records(store, name, shard, queue)
         for name in SUBS:
             self._check_counts(store, name)
             self._check_nothing_is_absent(store, name)
+
+    def _is_at(self, at_ms: float, expected: float) -> bool:
+        """Whether a time of the store's is the model's; what is over is over."""
+        return self.since(at_ms) == expected or max(self.since(at_ms), expected) <= self.now
+
+    def _check_sessions(self, store: Snapshot, shard: int) -> None:
+        here = self.sessions.shards[shard]
+        states = {no: unpack(value).state for no, value in store.sessions(shard).items()}
+        assert states == {no: state for (_, no), (_, state) in here.stored.items()}, "a session is what was written"
+        due = {no.decode(): at for no, at in store.scores(keys.due(shard, ACCOUNT)).items()}
+        expected = here.due.get(ACCOUNT, {})
+        assert due.keys() == expected.keys(), "a session is asked for until it settled"
+        for no, at in due.items():
+            assert at % 1 == expected[no] % 1, "what is leased is told from what is due"
+            assert self._is_at(at, expected[no] - expected[no] % 1), "a session is due when it should"
+        first = min(due.values(), default=None)
+        assert store.scores(keys.index(shard)).get(b"p:default") == first, "an account is looked for when it is due"
+        expiry = {name.decode(): at for name, at in store.scores(keys.expiry(shard)).items()}
+        assert expiry.keys() == {f"{account}:{no}" for account, no in here.expiry}, "what settled expires"
+        for (account, no), until in here.expiry.items():
+            assert self._is_at(expiry[f"{account}:{no}"], until), "a session expires when it should"
+        watched = {member.decode() for member in store.scores(keys.watches(shard))}
+        assert watched == {f"{account}:{at}" for account, at in here.watches}, "who is watched is looked at"
+        for (account, at), names in here.watches.items():
+            assert store.texts(keys.watch(shard, account, at)) == names, "each is looked at once"
 
     def _check_lanes(self, store: Snapshot, name: str, shard: int, queue: Queue) -> None:
         expected = {lane: (line.attempts, line.waiting) for lane, line in queue.lines.items()}
         assert store.lanes(shard, name) == expected, "what waits, in its order, with its attempts"
         due = store.scores(keys.queue(shard, name))
-        units = {lane: self.now + int((at - self.base_ms) // UNIT_MS) for lane, at in due.items()}
-        assert units.keys() == expected.keys(), "a lane is queued while something waits in it"
+        assert due.keys() == expected.keys(), "a lane is queued while something waits in it"
         for lane, line in queue.lines.items():
-            assert units[lane] == line.due or max(units[lane], line.due) <= self.now, "a lane is due when it should"
+            assert self._is_at(due[lane], line.due), "a lane is due when it should"
 
     def _check_index(self, store: Snapshot, name: str, shard: int, queue: Queue) -> None:
         """A queue's place is that of its first lane, or its gate; at worst earlier, never later."""
@@ -185,28 +204,36 @@ class Checked(RuleBasedStateMachine):
 
     def _check_records(self, store: Snapshot, name: str, shard: int, queue: Queue) -> None:
         kept = store.hash(keys.kept(shard, name))
-        logged = {place for place, _ in store.entries(keys.log(shard, "default"))}
+        logged = {place for place, _ in store.entries(keys.log(shard, ACCOUNT))}
         assert set(queue.waiting) <= kept.keys() | logged, "what waits can be read"
-        assert kept.keys() == queue.kept, "nothing is kept that nobody needs"
+        assert kept == queue.kept, "nothing is kept that nobody needs"
 
     def _check_counts(self, store: Snapshot, name: str) -> None:
-        for (_, shard), queue in self._of(name):
+        for shard, queue in enumerate(self._of(name)):
             counted = store.hash(keys.counts(shard, name))
-            expected = {b"w": len(queue.waiting), b"o": queue.over, b"k": queue.buried, b"d": queue.forgotten}
+            expected = {b"w": queue.size, b"o": queue.over, b"k": queue.buried, b"d": queue.forgotten}
             assert {field: int(counted.get(field, 0)) for field in expected} == expected, "counts are what is there"
-            assert store.dead(shard, name) == queue.dead, "each dead letter, the oldest first"
+            assert store.dead(shard, name) == [one.position for one in queue.dead], "each dead letter, the oldest first"
             state = store.hash(keys.state(shard, name))
             assert int(state.get(b"dropped", 0)) == queue.dropped, "what an operator drops is counted"
             packed = state.get(b"health")
             health = msgspec.msgpack.decode(packed, type=Health) if packed else WELL
-            assert health == self.health[name, shard], "how its receiver is"
+            assert self._by_the_model(health) == queue.health, "how its receiver is"
+
+    def _by_the_model(self, health: Health) -> Health:
+        return msgspec.structs.replace(
+            health,
+            probe_ms=int(self.since(health.probe_ms)) if health.probe_ms else 0,
+            quiet_ms=int(self.since(health.quiet_ms)) if health.quiet_ms else 0,
+            opened_ms=int(self.since(health.opened_ms)) if health.opened_ms else 0,
+        )
 
     def _check_nothing_is_absent(self, store: Snapshot, name: str) -> None:
         """By the store alone: what was committed waits, is dead, was accepted or erased, or was dropped and counted."""
         absent = counted = 0
         for shard in range(SHARDS):
             found = {place for _, places in store.lanes(shard, name).values() for place in places}
-            found |= {*store.dead(shard, name), *store.scores(keys.erased(shard, "default"))}
+            found |= {*store.dead(shard, name), *store.scores(keys.erased(shard, ACCOUNT))}
             told = store.told(shard, name)
             for one in self.events:
                 if one.shard == shard and name in one.to and one.position not in found:
@@ -214,6 +241,13 @@ class Checked(RuleBasedStateMachine):
             counted += int(store.hash(keys.state(shard, name)).get(b"dropped", 0))
             counted += int(store.hash(keys.counts(shard, name)).get(b"d", 0))
         assert absent <= counted, "nothing is absent"
+
+
+def event_of(one: Logged, to: tuple[str, ...]) -> Event:
+    """An event as the log has it."""
+    record = events.unpack(one.record)
+    lane = events.lane_id(record.session_no, record.phone)
+    return Event(one.shard, one.position, one.record, lane, record.phone, to)
 
 
 class Snapshot:
@@ -224,12 +258,14 @@ class Snapshot:
         commands: list[list[Argument]] = []
         for name in names:
             kind = name.split(":")[1]
-            if kind in {"q", "index", "due", "expiry", "erased"}:
+            if kind in {"q", "index", "due", "expiry", "erased", "hinted", "watches"}:
                 commands.append(["ZRANGE", name, 0, -1, "WITHSCORES"])
             elif kind in {"l", "state", "kept", "count"}:
                 commands.append(["HGETALL", name])
             elif kind in {"log", "dead"}:
                 commands.append(["XRANGE", name, "-", "+"])
+            elif kind == "watch":
+                commands.append(["LRANGE", name, 0, -1])
             else:
                 commands.append(["GET", name])
         self._found = dict(zip(names, parts.client.commands(commands), strict=True))
@@ -237,6 +273,16 @@ class Snapshot:
     def scores(self, key: str) -> dict[bytes, float]:
         """A due-set: members and their due times."""
         return {member: float(score) for member, score in self.hash(key).items()}
+
+    def texts(self, key: str) -> list[str]:
+        """What is in a list."""
+        return [one.decode() for one in cast("list[bytes]", self._found.get(key, []))]
+
+    def sessions(self, shard: int) -> dict[str, bytes]:
+        """The sessions of the account, as they are stored."""
+        prefix = keys.session(shard, ACCOUNT, "")
+        found = self._found.items()
+        return {name.removeprefix(prefix): cast("bytes", one) for name, one in found if name.startswith(prefix)}
 
     def hash(self, key: str) -> dict[bytes, bytes]:
         """A hash's fields."""

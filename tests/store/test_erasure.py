@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import msgspec
+import pytest
 
 from bridge.domain import events
 from bridge.domain.commits import Due, Entry, Route, Write
 from bridge.domain.deliveries import FailedAttempt, Settlement
 from bridge.domain.outcome import Verdict
 from bridge.domain.status import PhoneState, SessionState
+from bridge.errors import StoreUnreachable
 from bridge.store import keys
 from bridge.store.erasure import Erased, ErasedPlaces, Eraser, Tombstones
+from bridge.store.queues import QueueStore
 from bridge.store.secrets import SecretBox
 from tests.parts import SUB, Parts, entry, record, subscription
 
@@ -116,6 +119,35 @@ def test_what_is_kept_aside_or_sent_again_goes_too(parts: Parts) -> None:
     assert not is_anywhere(parts, HERS)
     assert is_anywhere(parts, HIS)
     assert parts.queues.tallies([SUB])[SUB].waiting == 1
+
+
+def test_what_was_kept_aside_is_known_as_erased_though_erasing_it_was_interrupted(
+    parts: Parts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Fault: an event that only its queue still had, was counted as lost after its phone had been erased.
+
+    Cause: it was taken out of the queue before its place was noted as erased. Whoever was stopped in between, and
+    erased the phone again as told, found it in neither log nor queue, and noted nothing.
+    Fix: what the log has no more is noted first.
+    """
+    parts.subscriptions.put(subscription())
+    told(parts, "s1", HERS)
+    (one,) = parts.log.read("default")
+    parts.log.trim("default", [SUB], parts.now_ms() + HOUR_MS)
+    take_out = QueueStore.take_out
+
+    def stopped(store: QueueStore, name: str, shard: int, records: dict[bytes, bytes], *, dry: bool) -> int:
+        take_out(store, name, shard, records, dry=dry)
+        raise StoreUnreachable("no answer")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(QueueStore, "take_out", stopped)
+        with pytest.raises(StoreUnreachable):
+            erase(parts)
+    erase(parts)
+    assert parts.queues.lengths([SUB]) == {SUB: 0}
+    place = (one.shard, one.position)
+    assert ErasedPlaces(parts.client, parts.shards).among("default", [place]) == {place}
 
 
 def test_a_commit_that_knew_nothing_of_it_is_refused(parts: Parts) -> None:

@@ -5,17 +5,13 @@ And that the model would notice: each fault that is put into a script on purpose
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator
 
 import pytest
-from hypothesis import HealthCheck, Phase, settings
-from hypothesis.errors import FlakyFailure
-from hypothesis.stateful import run_state_machine_as_test
 
-from bridge.store.client import Script, script
 from tests.conftest import Servers
 from tests.parts import Parts
+from tests.store.models import Fault, drive, must_notice
 from tests.store.queues_model import LIMITS, SHARDS
 from tests.store.queues_steps import Queues
 
@@ -31,29 +27,11 @@ def small(store_url: str) -> Iterator[Parts]:
     made.close()
 
 
-def drive(parts: Parts, examples: int, *phases: Phase) -> None:
-    """Drive the model and the store side by side."""
-    run_state_machine_as_test(
-        type("BoundQueues", (Queues,), {"parts": parts}),
-        settings=settings(
-            max_examples=examples,
-            stateful_step_count=40,
-            deadline=None,
-            database=None,
-            # What is put in on purpose must be found each time: the same examples, and no time spent on the smallest.
-            derandomize=bool(phases),
-            phases=phases or tuple(Phase),
-            report_multiple_bugs=not phases,
-            suppress_health_check=list(HealthCheck),
-        ),
-    )
-
-
 def test_no_order_breaks_and_nothing_is_lost_invented_or_forgotten(small: Parts) -> None:
-    drive(small, 120)
+    drive(Queues, small, 120)
 
 
-FAULTS: dict[str, tuple[str, str, str, str]] = {
+FAULTS: dict[str, Fault] = {
     "a settled event takes the next one with it": (
         "settle_lanes",
         "sub(waiting[i], 14)",
@@ -222,14 +200,4 @@ def alone(servers: Servers) -> Iterator[Parts]:
 
 @pytest.mark.parametrize("fault", FAULTS)
 def test_the_model_notices(alone: Parts, fault: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    name, right, wrong, says = FAULTS[fault]
-    source = script(name).source
-    assert right in source, "the script has changed: seed the fault anew"
-    faulty = source.replace(right, wrong)
-    seeded = Script(faulty, hashlib.sha1(faulty.encode()).hexdigest())  # noqa: S324  # the server's own name for it
-    monkeypatch.setattr("bridge.store.client.script", lambda wanted: seeded if wanted == name else script(wanted))
-    # Some show only if two things fall into one millisecond, and then perhaps not when they are played again.
-    with pytest.raises((AssertionError, FlakyFailure)) as raised:
-        drive(alone, 500, Phase.generate)
-    found = raised.value.exceptions[0] if isinstance(raised.value, FlakyFailure) else raised.value
-    assert says in str(found).partition("\n")[0]
+    must_notice(Queues, alone, FAULTS[fault], monkeypatch)

@@ -1,0 +1,53 @@
+"""Driving a machine of the model and a store beside each other, and a store whose script is wrong on purpose."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import TYPE_CHECKING
+
+import pytest
+from hypothesis import HealthCheck, Phase, settings
+from hypothesis.errors import FlakyFailure
+from hypothesis.stateful import run_state_machine_as_test
+
+from bridge.store.client import Script, script
+from tests.parts import Parts
+
+if TYPE_CHECKING:
+    from tests.store.queues_model import Checked
+
+Fault = tuple[str, str, str, str]
+"""A script, what is right in it, what is put there instead, and what the model says then."""
+
+
+def drive(machine: type[Checked], parts: Parts, examples: int, *phases: Phase) -> None:
+    """Drive the model and the store side by side."""
+    run_state_machine_as_test(
+        type("Bound", (machine,), {"parts": parts}),
+        settings=settings(
+            max_examples=examples,
+            stateful_step_count=40,
+            deadline=None,
+            database=None,
+            # What is put in on purpose must be found each time: the same examples, and no time spent on the smallest.
+            derandomize=bool(phases),
+            phases=phases or tuple(Phase),
+            report_multiple_bugs=not phases,
+            suppress_health_check=list(HealthCheck),
+        ),
+    )
+
+
+def must_notice(machine: type[Checked], parts: Parts, fault: Fault, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Put a fault into a script: the model must say what is wrong."""
+    name, right, wrong, says = fault
+    source = script(name).source
+    assert right in source, "the script has changed: seed the fault anew"
+    faulty = source.replace(right, wrong)
+    seeded = Script(faulty, hashlib.sha1(faulty.encode()).hexdigest())  # noqa: S324  # the server's own name for it
+    monkeypatch.setattr("bridge.store.client.script", lambda wanted: seeded if wanted == name else script(wanted))
+    # Some show only if two things fall into one millisecond, and then perhaps not when they are played again.
+    with pytest.raises((AssertionError, FlakyFailure)) as raised:
+        drive(machine, parts, 500, Phase.generate)
+    found = raised.value.exceptions[0] if isinstance(raised.value, FlakyFailure) else raised.value
+    assert says in str(found).partition("\n")[0]
