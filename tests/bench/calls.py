@@ -19,6 +19,7 @@ from bridge.domain.schedule import LONGEST_SOON_MS, first_poll_ms, next_poll_ms,
 from bridge.domain.status import SessionState, track, transition
 from bridge.domain.tracking import SessionRequest
 from bridge.settings import describe
+from tests.bench.figures import Goal, Measured, by_name
 
 _START = 1_795_423_107_000
 _HOUR = 3_600_000
@@ -35,31 +36,27 @@ class Sizes(msgspec.Struct, frozen=True, kw_only=True):
     seconds: int = 1_800
 
 
-class Calls(msgspec.Struct, frozen=True, kw_only=True):
-    """Polls a settled session with ``phone_count`` and without; calls, and how full they are, where sessions ride along
-    and where each waits until it is due."""
-
-    about: dict[str, str]
-    with_count: float
-    without: float
-    apart: dict[str, float]
-    along: dict[str, float]
-
-
 def schedule() -> tuple[int, ...]:
     """The default ``BRIDGE_POLL_SCHEDULE``."""
     return parse_durations_ms(next(row.default for row in describe() if row.name == "BRIDGE_POLL_SCHEDULE"))
 
 
-def measure(sizes: Sizes) -> Calls:
+def measure(sizes: Sizes) -> Measured:
     """Simulate; the same seed each time."""
     ages = schedule()
-    return Calls(
+    with_count = (polls_per_session(ages, sizes.sessions, phone_count=1),)
+    without = (polls_per_session(ages, sizes.sessions, phone_count=None),)
+    figures = {
+        "each when it is due": traffic(ages, sizes, alone=True),
+        "with those due soon": traffic(ages, sizes, alone=False),
+    }
+    return Measured(
         about={"sessions": f"{sizes.sessions:,}", "sent": f"{sizes.per_second:g}/s for {sizes.seconds:,} s"},
-        with_count=polls_per_session(ages, sizes.sessions, phone_count=1),
-        without=polls_per_session(ages, sizes.sessions, phone_count=None),
-        apart=traffic(ages, sizes, alone=True),
-        along=traffic(ages, sizes, alone=False),
+        figures={who: by_name([found]) for who, found in figures.items()},
+        goals=(
+            Goal(what="calls: polls of a settled session, with phone_count", unit="", samples=with_count, wanted=2),
+            Goal(what="calls: polls of a settled session, without", unit="", samples=without, wanted=7),
+        ),
     )
 
 

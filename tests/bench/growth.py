@@ -11,16 +11,21 @@ import msgspec
 
 from bridge.cli.family import Family
 from bridge.domain.accounts import DEFAULT_ACCOUNT
-from bridge.domain.commits import ABSENT, Due, Write
+from bridge.domain.commits import ABSENT, Write
 from bridge.domain.polls import Outcome, noted
 from bridge.domain.status import SessionState
 from bridge.domain.tracking import SessionRequest
 from bridge.polling.poll import Batch
 from bridge.store import keys
 from bridge.wiring import Bridge
+from tests.bench.delivery import fill as deliver_to
+from tests.bench.figures import Goal, Measured, Samples, by_name, ratio, total
 from tests.bench.house import House, open_bridge
-from tests.bench.machine import apart, describe_machine
+from tests.bench.machine import apart
+from tests.bench.receiver import Receiver
+from tests.bench.senders import bridge_slices
 
+WORKS = ("track", "poll", "deliver")
 _A_MESSAGE = 100
 _AT_ONCE = 1_000
 _WARM_UP = 10
@@ -28,63 +33,98 @@ _HOUR_MS = 3_600_000
 
 
 class Sizes(msgspec.Struct, frozen=True, kw_only=True):
-    """How many sessions wait, one after the other; and messages, or calls, of 100 that are measured among them."""
+    """How many sessions wait, one after the other; messages, or calls, of 100, and events, that are measured among
+    them; how often at each size.
+    """
 
     waiting: tuple[int, ...]
     messages: int
+    events: int
+    rounds: int
 
 
-class Growth(msgspec.Struct, frozen=True, kw_only=True):
-    """By how many wait: µs of CPU a session, of the process and of the server; bytes a session that waits."""
-
-    about: dict[str, str]
-    by_size: dict[int, dict[str, float]]
-
-
-def measure(sizes: Sizes) -> Growth:
+def measure(sizes: Sizes) -> Measured:
     """Fill the store ever more, and measure at each size."""
+    figures: dict[int, dict[str, Samples]] = {}
+    held_b = before = 0
     with Family("bench") as family:
         house = House(family)
-        about = describe_machine(house.server.url) | {"measured": f"{sizes.messages} × {_A_MESSAGE} sessions"}
+        receiver = Receiver(family, house.directory)
         house.empty()
-        found = {}
-        before = 0
         for size in sizes.waiting:
+            empty_b = apart(held, house.environment)
             apart(fill, house.environment, before, size)
+            # What is delivered below stays in the log: it is not what those that wait take.
+            held_b += apart(held, house.environment) - empty_b
             before = size
-            found[size] = apart(costs, house.environment, sizes.messages, size)
-        last = sizes.waiting[-1]
-        apart(note_polls, house.environment)
-        found[last] |= {"bytes, 16 polls noted": apart(held, house.environment) / last}
-        return Growth(about=about, by_size=found)
+            rounds = []
+            for number in range(sizes.rounds):
+                found = apart(costs, house.environment, sizes.messages, f"{size:x}r{number}")
+                found |= _delivered(house, receiver, sizes.events, f"d{size:x}r{number}x")
+                rounds.append(found)
+            figures[size] = by_name(rounds) | {"bytes each": (held_b / size,)}
+    return Measured(
+        about={"measured": f"{sizes.messages} × {_A_MESSAGE} sessions and {sizes.events:,} events among them"},
+        figures={f"{size:,} waiting": found for size, found in figures.items()},
+        goals=_goals(figures),
+    )
+
+
+def _goals(figures: Mapping[int, Mapping[str, Samples]]) -> tuple[Goal, ...]:
+    sizes = list(figures)
+    first, last = figures[sizes[0]], figures[sizes[-1]]
+    goals = []
+    for what in WORKS:
+        process, server = cpu_of(what, "process"), cpu_of(what, "server")
+        own = ratio(last[process], first[process])
+        both = ratio(total(last[process], last[server]), total(first[process], first[server]))
+        for whose, samples in (("the process's", own), ("with the server's", both)):
+            goals.append(
+                Goal(
+                    what=f"growth: CPU to {what}, {whose}, {sizes[-1]:,} waiting",
+                    unit="×",
+                    samples=samples,
+                    wanted=1.2,
+                    reference=f"{sizes[0]:,} waiting",
+                )
+            )
+    goals.append(
+        Goal(
+            what=f"memory: a waiting session with 16 polls noted, of {sizes[-1]:,}",
+            unit="B",
+            samples=last["bytes each"],
+            wanted=300,
+        )
+    )
+    return tuple(goals)
+
+
+def cpu_of(what: str, whose: str) -> str:
+    """The name of a figure."""
+    return f"CPU µs to {what}, {whose}"
+
+
+def _delivered(house: House, receiver: Receiver, count: int, prefix: str) -> dict[str, float]:
+    deliver_to(house, receiver.url, count, prefix=prefix)
+    found = apart(bridge_slices, house.environment, count)
+    return {
+        cpu_of("deliver", "process"): found["CPU µs/event"],
+        cpu_of("deliver", "server"): found["CPU µs/event, server"],
+    }
 
 
 def fill(environment: Mapping[str, str], begin: int, end: int) -> None:
-    """Let one-phone sessions wait for the next hours, as tracked and polled a few times."""
+    """Let one-phone sessions wait for the next hours, as tracked and polled 16 times: more is never noted."""
     bridge = open_bridge(environment)
     now_ms = bridge.clock.now_ms()
+    notes = _noted(16)
     for at in range(begin, end, _AT_ONCE):
         writes = []
         for number in range(at, min(end, at + _AT_ONCE)):
             sent_ms = now_ms - number * 7 % (6 * _HOUR_MS)
-            state = SessionState(sent_ms, sent_ms, now_ms, expected_count=1, notes=_noted(6))
+            state = SessionState(sent_ms, sent_ms, now_ms, expected_count=1, notes=notes)
             due_ms, watch_ms = now_ms + _HOUR_MS + number * 13 % (9 * _HOUR_MS), _watched(sent_ms)
             writes.append(Write(f"w{number:07x}", ABSENT, state, due_ms, None, watch_ms=watch_ms))
-        bridge.sessions.commit(DEFAULT_ACCOUNT, writes)
-    bridge.close()
-
-
-def note_polls(environment: Mapping[str, str]) -> None:
-    """Note 16 polls with every session: the most that one keeps."""
-    bridge = open_bridge(environment)
-    names = [name for name, _ in bridge.sessions.scan(DEFAULT_ACCOUNT)]
-    for at in range(0, len(names), _AT_ONCE):
-        stored = bridge.sessions.read(DEFAULT_ACCOUNT, names[at : at + _AT_ONCE])
-        writes = [
-            Write(name, one.version, msgspec.structs.replace(one.state, notes=_noted(16)), Due.KEEP, None)
-            for name, one in stored.items()
-            if one.state is not None
-        ]
         bridge.sessions.commit(DEFAULT_ACCOUNT, writes)
     bridge.close()
 
@@ -109,14 +149,14 @@ def held(environment: Mapping[str, str]) -> int:
     return int(memory["used_memory_dataset"]) + int(memory["used_memory_overhead"]) - int(memory["used_memory_startup"])
 
 
-def costs(environment: Mapping[str, str], messages: int, size: int) -> dict[str, float]:
-    """µs of CPU a session to track and to poll, among ``size`` that wait; and what those take."""
+def costs(environment: Mapping[str, str], messages: int, prefix: str) -> dict[str, float]:
+    """µs of CPU a session to track and to poll, among those that wait."""
     bridge = open_bridge(environment)
-    found: dict[str, float] = {"bytes": held(environment) / size}
+    found: dict[str, float] = {}
     sent_ms = bridge.clock.now_ms() - _HOUR_MS  # due at once
     groups = [
         [
-            SessionRequest(f"m{size:x}x{message:04x}{number:04x}", phone_count=1, sent_at_ms=sent_ms)
+            SessionRequest(f"m{prefix}x{message:04x}{number:04x}", phone_count=1, sent_at_ms=sent_ms)
             for number in range(_A_MESSAGE)
         ]
         for message in range(_WARM_UP + messages)
@@ -126,7 +166,7 @@ def costs(environment: Mapping[str, str], messages: int, size: int) -> dict[str,
         ("poll", [partial(_poll, bridge)] * len(groups)),
     ):
         _timed(bridge, works[:_WARM_UP])
-        found |= {f"{what}, {where}": micros for where, micros in _timed(bridge, works[_WARM_UP:]).items()}
+        found |= {cpu_of(what, whose): micros for whose, micros in _timed(bridge, works[_WARM_UP:]).items()}
     _forget(bridge, [one.session_no for group in groups for one in group])
     bridge.close()
     return found

@@ -107,11 +107,6 @@ def table(needs: tuple[Need, ...]) -> list[Row]:
     ]
 
 
-def markdown(rows: list[Row]) -> str:
-    lines = [f"| {' | '.join(row)} |" for row in rows]
-    return "\n".join([lines[0], "|---" * len(rows[0]) + "|", *lines[1:]]) + "\n"
-
-
 def _two(value: float) -> str:
     """Two digits that count: more would claim what no figure here is good for."""
     if value < 0.01:

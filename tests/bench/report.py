@@ -1,0 +1,54 @@
+"""A run as Markdown, and what is kept of it: the JSON by date, the newest one's table and charts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tests.bench.charts import charts
+from tests.bench.figures import median, shown, spread
+from tests.bench.record import Run, decode
+from tests.bench.tables import Row, figure_rows, goal_rows, markdown
+
+TABLE = "newest.md"
+"""In the directory of results: made of the newest run, as the charts are."""
+
+
+def summary(run: Run) -> str:
+    """Every target in one table, and what it was measured on."""
+    about = ", ".join(f"{name} {value}" for name, value in run.about.items())
+    head = (
+        f"{run.date}: `{run.command}`, {run.took_s / 60:.1f} minutes. {about}; load averages {run.load_before} before,"
+        f" {run.load_after} after. Medians; *of rounds* is from the least to the most.\n\n"
+    )
+    return head + markdown(goal_rows(run.goals))
+
+
+def whole(run: Run) -> str:
+    """The summary, and all figures row by row."""
+    parts = [f"# Results of {run.date}\n\n", summary(run)]
+    for name, row in run.rows.items():
+        about = "; ".join(f"{key}: {value}" for key, value in row.about.items())
+        parts.append(f"\n## {name}\n\n{about}; {row.took_s:.0f} s.\n\n{markdown(figure_rows(row))}")
+        if cpu := _cpu_rows(run, name):
+            parts.append(f"\n{markdown(cpu)}")
+    return "".join(parts)
+
+
+def _cpu_rows(run: Run, name: str) -> list[Row]:
+    """The spread of CPU by who and process, where there was more than one round."""
+    rows = [
+        (who, what, shown(median(samples)), spread(samples))
+        for who, found in run.rows[name].figures.items()
+        for what, samples in found.items()
+        if what.startswith("CPU") and spread(samples)
+    ]
+    return [("CPU", "of", "median", "of rounds"), *rows] if rows else []
+
+
+def write(path: Path) -> list[Path]:
+    """Make the table and the charts of a run's file, beside it. Returns what was written."""
+    run = decode(path.read_bytes())
+    found = {TABLE: whole(run)} | charts(run)
+    for name, text in found.items():
+        (path.parent / name).write_text(text, encoding="utf-8")
+    return [path.parent / name for name in found]
