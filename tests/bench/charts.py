@@ -89,11 +89,12 @@ def _growth(row: Measured) -> Chart:
 
 
 def _memory(row: Measured) -> Chart:
-    wanted = {goal.samples: goal.wanted for goal in row.goals}
-    bars = [
-        Bar(label=name, value=median(found["bytes each"]), mark=wanted.get(found["bytes each"]))
-        for name, found in row.figures.items()
-    ]
+    goals = {goal.samples: goal for goal in row.goals}
+    bars = []
+    for name, found in row.figures.items():
+        goal = goals.get(found["bytes each"])
+        kind = _kind(goal) if goal else "ours"
+        bars.append(Bar(label=name, value=median(found["bytes each"]), kind=kind, mark=goal.wanted if goal else None))
     return Chart(title="Memory of an item in the store", caption="bytes, all keys counted", unit="B", bars=tuple(bars))
 
 

@@ -66,10 +66,8 @@ def measure(sizes: Sizes) -> Measured:
 
 
 def _run(house: House, cluster: RealCluster, receiver: Receiver, number: int, count: int) -> dict[str, float]:
-    house.empty()
     cluster.empty()
-    for kept in (house.directory / "stores").glob("*.id"):
-        kept.unlink()  # emptied on purpose
+    house.empty()
     bridge = open_bridge(house.environment)
     names = [bridge.subscribe(receiver.url)[0].id for _ in range(SUBSCRIPTIONS)]
     workers = [

@@ -13,15 +13,15 @@ from tests.bench.figures import shown
 
 Kind = Literal["ours", "other", "missed"]
 
-_WIDTH, _LABELS, _VALUES = 860, 330, 120
+_AXIS, _VALUES, _MARGIN, _LETTER = 420, 120, 16, 6.9
 _BAR, _STEP, _HEAD, _FOOT = 16, 24, 62, 44
-_AXIS = _WIDTH - _LABELS - _VALUES
 # The page's own theme is not known inside of an image: a card of its own colour carries its text.
 _STYLE = """
-.card{fill:#fff;stroke:#d0d7de}.text{fill:#1f2328}.faint{fill:#59636e}.grid{stroke:#d8dee4}.mark{stroke:#1f2328}
+.card{fill:#fff;stroke:#d0d7de}.back{fill:#fff}.text{fill:#1f2328}.faint{fill:#59636e}
+.grid{stroke:#d8dee4}.mark{stroke:#1f2328}
 .ours{fill:#1a7f5a}.other{fill:#8c959f}.missed{fill:#c2410c}
-@media (prefers-color-scheme:dark){.card{fill:#0d1117;stroke:#3d444d}.text{fill:#f0f6fc}.faint{fill:#9198a1}
-.grid{stroke:#2a313c}.mark{stroke:#f0f6fc}.ours{fill:#3fb98a}.other{fill:#6e7681}.missed{fill:#f0883e}}
+@media (prefers-color-scheme:dark){.card{fill:#0d1117;stroke:#3d444d}.back{fill:#0d1117}.text{fill:#f0f6fc}
+.faint{fill:#9198a1}.grid{stroke:#2a313c}.mark{stroke:#f0f6fc}.ours{fill:#3fb98a}.other{fill:#6e7681}.missed{fill:#f0883e}}
 text{font:13px system-ui,-apple-system,"Segoe UI",Helvetica,Arial,sans-serif}.title{font-size:16px;font-weight:600}
 """
 
@@ -49,22 +49,31 @@ class Chart(msgspec.Struct, frozen=True, kw_only=True):
 def draw(chart: Chart) -> str:
     """The whole file."""
     height = _HEAD + _STEP * len(chart.bars) + _FOOT
-    size = f'viewBox="0 0 {_WIDTH} {height}" width="{_WIDTH}" height="{height}"'
+    left = labels(chart)
+    width = left + _AXIS + _VALUES
+    size = f'viewBox="0 0 {width} {height}" width="{width}" height="{height}"'
     low, high = limits(chart)
     return "\n".join(
         [
             f'<svg xmlns="http://www.w3.org/2000/svg" {size} role="img" aria-label={quoteattr(chart.title)}>',
             f"<style>{_STYLE}</style>",
-            f'<rect class="card" x=".5" y=".5" width="{_WIDTH - 1}" height="{height - 1}" rx="6"/>',
-            _text(16, 28, chart.title, "title text"),
-            _text(16, 48, chart.caption, "faint"),
-            *_grid(chart, low, high, height - _FOOT),
+            f'<rect class="card" x=".5" y=".5" width="{width - 1}" height="{height - 1}" rx="6"/>',
+            _text(_MARGIN, 28, chart.title, "title text"),
+            _text(_MARGIN, 48, chart.caption, "faint"),
+            f'<g transform="translate({left} {_HEAD})">',
+            *_grid(chart, low, high, _STEP * len(chart.bars)),
+            *_line(chart, low, high, _STEP * len(chart.bars)),
             *(part for place, bar in enumerate(chart.bars) for part in _bar(chart, bar, place, low, high)),
-            *_line(chart, low, high, height - _FOOT),
-            _text(16, height - 12, _axis_said(chart), "faint"),
+            "</g>",
+            _text(_MARGIN, height - 12, _axis_said(chart), "faint"),
             "</svg>\n",
         ]
     )
+
+
+def labels(chart: Chart) -> int:
+    """How wide the longest label is, about: no font is measured here. No narrower than leaves room for the title."""
+    return round(max(220.0, 2 * _MARGIN + _LETTER * max(len(bar.label) for bar in chart.bars)))
 
 
 def limits(chart: Chart) -> tuple[float, float]:
@@ -95,31 +104,34 @@ def ticks(low: float, high: float, *, log: bool) -> list[float]:
 
 def _grid(chart: Chart, low: float, high: float, bottom: float) -> Iterator[str]:
     for tick in ticks(low, high, log=chart.log):
-        x = _LABELS + position(tick, low, high, log=chart.log)
-        yield f'<line class="grid" x1="{x:.1f}" x2="{x:.1f}" y1="{_HEAD - 4}" y2="{bottom}"/>'
+        x = position(tick, low, high, log=chart.log)
+        yield f'<line class="grid" x1="{x:.1f}" x2="{x:.1f}" y1="-4" y2="{bottom}"/>'
         yield _text(x, bottom + 14, shown(tick), "faint", "middle")
 
 
 def _bar(chart: Chart, bar: Bar, place: int, low: float, high: float) -> Iterator[str]:
-    y = _HEAD + _STEP * place
+    y = _STEP * place
     if bar.value is None:
-        yield _text(16, y + 13, bar.label, "text")
+        yield _text(-8, y + 13, bar.label, "faint", "end")
         return
     width = max(1.0, position(bar.value, low, high, log=chart.log))
-    yield _text(_LABELS - 8, y + 13, bar.label, "text", "end")
-    yield f'<rect class="{bar.kind}" x="{_LABELS}" y="{y}" width="{width:.1f}" height="{_BAR}" rx="2"/>'
+    yield _text(-8, y + 13, bar.label, "text", "end")
+    yield f'<rect class="{bar.kind}" x="0" y="{y}" width="{width:.1f}" height="{_BAR}" rx="2"/>'
     end = width
     if bar.mark is not None:
         x = position(bar.mark, low, high, log=chart.log)
-        yield _stroke(_LABELS + x, y - 3, y + _BAR + 3)
+        yield _stroke(x, y - 3, y + _BAR + 3)
         end = max(width, x)
-    yield _text(_LABELS + end + 6, y + 13, f"{shown(bar.value)} {chart.unit}".rstrip(), "text")
+    said = f"{shown(bar.value)} {chart.unit}".rstrip()
+    # Over the lines that it crosses.
+    yield f'<rect class="back" x="{end + 4:.1f}" y="{y}" width="{_LETTER * len(said) + 4:.1f}" height="{_BAR}"/>'
+    yield _text(end + 6, y + 13, said, "text")
 
 
 def _line(chart: Chart, low: float, high: float, bottom: float) -> Sequence[str]:
     if chart.line is None:
         return []
-    return [_stroke(_LABELS + position(chart.line, low, high, log=chart.log), _HEAD - 8, bottom)]
+    return [_stroke(position(chart.line, low, high, log=chart.log), -8, bottom)]
 
 
 def _stroke(x: float, top: float, bottom: float) -> str:
@@ -128,7 +140,9 @@ def _stroke(x: float, top: float, bottom: float) -> str:
 
 def _axis_said(chart: Chart) -> str:
     said = "logarithmic axis: each line is ten times the one before" if chart.log else "axis from zero"
-    return f"{said}; the dark line is the target" if any(bar.mark is not None for bar in chart.bars) else said
+    if chart.line is not None:
+        return f"{said}; the line across is {shown(chart.line)} {chart.unit}"
+    return f"{said}; the line across a bar is its target" if any(bar.mark is not None for bar in chart.bars) else said
 
 
 def _text(x: float, y: float, text: str, kind: str, anchor: str = "start") -> str:
