@@ -11,6 +11,7 @@ from tests.bench.tables import Row, figure_rows, goal_rows, markdown
 
 TABLE = "newest.md"
 """In the directory of results: made of the newest run, as the charts are."""
+_BEGIN, _END = "<!-- newest -->\n", "<!-- /newest -->"
 
 
 def summary(run: Run) -> str:
@@ -46,9 +47,15 @@ def _cpu_rows(run: Run, name: str) -> list[Row]:
 
 
 def write(path: Path) -> list[Path]:
-    """Make the table and the charts of a run's file, beside it. Returns what was written."""
+    """Make the table and the charts of a run's file, beside it; and the table of targets in the README above, where
+    one has a place for it. Returns what was written.
+    """
     run = decode(path.read_bytes())
-    found = {TABLE: whole(run)} | charts(run)
-    for name, text in found.items():
-        (path.parent / name).write_text(text, encoding="utf-8")
-    return [path.parent / name for name in found]
+    found = {path.parent / name: text for name, text in ({TABLE: whole(run)} | charts(run)).items()}
+    readme = path.parent.parent / "README.md"
+    if readme.exists() and _BEGIN in (text := readme.read_text(encoding="utf-8")):
+        before, rest = text.split(_BEGIN)
+        found[readme] = f"{before}{_BEGIN}{summary(run)}{_END}{rest.partition(_END)[2]}"
+    for written, text in found.items():
+        written.write_text(text, encoding="utf-8")
+    return list(found)

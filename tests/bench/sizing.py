@@ -14,7 +14,7 @@ SMS_A_DAY = (10_000, 1_000_000, 50_000_000)
 
 @dataclass(frozen=True, slots=True)
 class Constant:
-    """A measured figure; ``row`` is the line of tests/bench/README.md, or a part of one, that has it."""
+    """A measured figure; ``row`` is the line of tests/bench/results/history.md, or a part of one, that has it."""
 
     value: float
     row: str
