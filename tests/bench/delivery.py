@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 
 import msgspec
@@ -58,16 +58,25 @@ def measure(sizes: Sizes) -> Measured:
         packed = [events.pack(record) for record in records(sizes.events)]
         rounds: dict[str, list[dict[str, float]]] = defaultdict(list)
         for _ in range(sizes.rounds):
-            house.empty()
-            fill(house, receiver.url, sizes.events)
-            rounds["bridge"].append(apart(bridge_slices, house.environment, sizes.events))
-            rounds[ALONE].append(apart(bare_libcurl, receiver.url, sizes.events, CONNECTIONS, body))
-            rounds[SIGNING].append(apart(signing_libcurl, receiver.url, packed, CONNECTIONS))
+            for name, found in with_libcurl(house, receiver, body, packed).items():
+                rounds[name].append(found)
             for name, threads in REQUESTS.items():
                 rounds[name].append(apart(requests_in_threads, receiver.url, body, sizes.few, threads))
             rounds[CELERY].append(_celery(house, receiver, sizes, body))
     figures = {who: by_name(found) for who, found in rounds.items()}
     return Measured(about=about, figures=figures, goals=(*beside_libcurl(figures), *_beside_others(figures)))
+
+
+def with_libcurl(house: House, receiver: Receiver, body: bytes, packed: Sequence[bytes]) -> dict[str, dict[str, float]]:
+    """A round of the bridge and of both libcurl loops: as many events as there are ``packed`` ones."""
+    count, ca_file = len(packed), str(receiver.ca_file or "")
+    house.empty()
+    fill(house, receiver.url, count)
+    return {
+        "bridge": apart(bridge_slices, house.environment, count),
+        ALONE: apart(bare_libcurl, receiver.url, count, CONNECTIONS, body, ca_file),
+        SIGNING: apart(signing_libcurl, receiver.url, packed, CONNECTIONS, ca_file),
+    }
 
 
 def beside_libcurl(figures: Mapping[str, Mapping[str, Samples]], way: str = "") -> tuple[Goal, ...]:

@@ -62,48 +62,13 @@ def _judged(goal: Goal) -> dict[str, object]:
     }
 
 
-class _Row(msgspec.Struct):
-    about: dict[str, str]
-    took_s: float
-    figures: dict[str, dict[str, _Samples]]
-    goals: tuple[Goal, ...]
-
-
-class _Samples(msgspec.Struct):
-    samples: Samples
-
-
-class _File(msgspec.Struct):
-    date: str
-    command: str
-    about: dict[str, str]
-    load_before: str
-    load_after: str
-    took_s: float
-    rows: dict[str, _Row]
-
-
 def decode(data: bytes) -> Run:
     """What ``encode`` wrote: the samples count, all else is worked out anew."""
-    file = msgspec.json.decode(data, type=_File)
-    rows = {
-        name: Measured(
-            about=row.about,
-            figures={who: {what: one.samples for what, one in found.items()} for who, found in row.figures.items()},
-            goals=row.goals,
-            took_s=row.took_s,
-        )
-        for name, row in file.rows.items()
-    }
-    return Run(
-        date=file.date,
-        command=file.command,
-        about=file.about,
-        load_before=file.load_before,
-        load_after=file.load_after,
-        took_s=file.took_s,
-        rows=rows,
-    )
+    told = msgspec.json.decode(data)
+    for row in told["rows"].values():
+        for found in row["figures"].values():
+            found.update({what: one["samples"] for what, one in found.items()})
+    return msgspec.convert(told, Run)
 
 
 def save(run: Run, directory: Path) -> Path:

@@ -9,12 +9,10 @@ import msgspec
 from bridge.cli.family import Family
 from bridge.domain import events
 from bridge.domain.accounts import DEFAULT_ACCOUNT
-from tests.bench.delivery import ALONE, CONNECTIONS, SIGNING, beside_libcurl, fill, records
+from tests.bench.delivery import beside_libcurl, records, with_libcurl
 from tests.bench.figures import Measured, by_name
 from tests.bench.house import House
-from tests.bench.machine import apart
 from tests.bench.receiver import Receiver
-from tests.bench.senders import bare_libcurl, bridge_slices, signing_libcurl
 
 
 class Sizes(msgspec.Struct, frozen=True, kw_only=True):
@@ -29,17 +27,13 @@ def measure(sizes: Sizes) -> Measured:
     with Family("bench") as family:
         house = House(family)
         receiver = Receiver(family, house.directory, tls=True)
-        ca_file = str(receiver.ca_file)
-        house.environment["BRIDGE_CALLBACK_CA_FILE"] = ca_file
+        house.environment["BRIDGE_CALLBACK_CA_FILE"] = str(receiver.ca_file)
         body = events.render(DEFAULT_ACCOUNT, next(records(1)))[1]
         packed = [events.pack(record) for record in records(sizes.events)]
         rounds: dict[str, list[dict[str, float]]] = defaultdict(list)
         for _ in range(sizes.rounds):
-            house.empty()
-            fill(house, receiver.url, sizes.events)
-            rounds["bridge"].append(apart(bridge_slices, house.environment, sizes.events))
-            rounds[ALONE].append(apart(bare_libcurl, receiver.url, sizes.events, CONNECTIONS, body, ca_file))
-            rounds[SIGNING].append(apart(signing_libcurl, receiver.url, packed, CONNECTIONS, ca_file))
+            for name, found in with_libcurl(house, receiver, body, packed).items():
+                rounds[name].append(found)
     figures = {who: by_name(found) for who, found in rounds.items()}
     about = {"receiver": receiver.kind, "events": f"{sizes.events:,}, over TLS"}
     return Measured(about=about, figures=figures, goals=beside_libcurl(figures, " over TLS"))
