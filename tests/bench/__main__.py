@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import sys
 import time
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -60,7 +61,12 @@ def _measure(argv: Sequence[str]) -> int:
     for place, (name, benchmark) in enumerate(chosen.items(), 1):
         sys.stderr.write(f"[{place}/{len(chosen)}, {time.monotonic() - began_s:.0f} s] {name}\n")
         one_s = time.monotonic()
-        rows[name] = msgspec.structs.replace(benchmark(options), took_s=time.monotonic() - one_s)
+        try:
+            measured = benchmark(options)
+        except Exception:  # noqa: BLE001 - told here, in the report and by the exit code; the other rows are kept
+            traceback.print_exc()
+            continue
+        rows[name] = msgspec.structs.replace(measured, took_s=time.monotonic() - one_s)
         sys.stdout.write(tables.text_of(name, rows[name]))
         sys.stdout.flush()
     run = record.Run(
@@ -71,11 +77,12 @@ def _measure(argv: Sequence[str]) -> int:
         load_after=machine.load(),
         took_s=time.monotonic() - began_s,
         rows=rows,
+        failed=tuple(name for name in chosen if name not in rows),
     )
     if options.report is not None:
         path = record.save(run, options.report)
         sys.stderr.writelines(f"{written}\n" for written in [path, *report.write(path)])
-    return 0
+    return 1 if run.failed else 0
 
 
 def _chosen(options: argparse.Namespace) -> dict[str, Benchmark]:
@@ -90,7 +97,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("rows", nargs="+", choices=["all", *_ALL], metavar="ROW", help=", ".join(["all", *_ALL]))
     parser.add_argument("--report", type=Path, metavar="DIR", help="keep the results in DIR")
-    parser.add_argument("--long", action="store_true", help=f"with all: {', '.join(LONG_ROWS)} too, 20 minutes more")
+    parser.add_argument("--long", action="store_true", help=f"with all: {', '.join(LONG_ROWS)} too, 15 minutes more")
     parser.add_argument("--small", action="store_true", help="tiny sizes: to see that it works, not to measure")
     parser.add_argument("--rounds", type=int, help="rounds, of which the median counts (3)")
     parser.add_argument(

@@ -14,7 +14,9 @@ _NAME = re.compile(r"(\d{4}-\d{2}-\d{2})(?:-(\d+))?\.json")
 
 
 class Run(msgspec.Struct, frozen=True, kw_only=True):
-    """One run. ``about`` is the machine and its versions; ``load_before`` and ``load_after`` are load averages."""
+    """One run. ``about`` is the machine and its versions; ``load_before`` and ``load_after`` are load averages;
+    ``failed`` names rows that ended with an error.
+    """
 
     date: str
     command: str
@@ -23,6 +25,7 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
     load_after: str
     took_s: float
     rows: dict[str, Measured]
+    failed: tuple[str, ...] = ()
 
     @property
     def goals(self) -> list[Goal]:

@@ -21,6 +21,8 @@ def summary(run: Run) -> str:
         f"{run.date}: `{run.command}`, {run.took_s / 60:.1f} minutes. {about}; load averages {run.load_before} before,"
         f" {run.load_after} after. Medians; *of rounds* is from the least to the most.\n\n"
     )
+    if run.failed:
+        head += f"Not measured, for an error: {', '.join(run.failed)}.\n\n"
     return head + markdown(goal_rows(run.goals))
 
 

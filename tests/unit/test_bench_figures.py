@@ -150,6 +150,25 @@ def test_no_run_overwrites_another_and_the_newest_is_the_last_of_the_last_day(tm
     assert newest.name == "2026-12-01.json"
 
 
+def test_a_row_that_fails_costs_no_other_its_results_and_is_told_of(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def broken(_options: object) -> Measured:
+        raise TimeoutError("the receiver never came back")
+
+    measured = run_of(deliver=(1.0, 2.0)).rows["delivery"]
+    monkeypatch.setattr("tests.bench.__main__._ALL", {"backlog": broken, "delivery": lambda _options: measured})
+    assert main(["backlog", "delivery", "--report", str(tmp_path)]) == 1
+    said = capsys.readouterr()
+    assert "the receiver never came back" in said.err
+    path = record.newest(tmp_path)
+    assert path is not None
+    run = record.decode(path.read_bytes())
+    assert run.rows["delivery"].goals == measured.goals
+    assert run.failed == ("backlog",)
+    assert "Not measured, for an error: backlog." in (tmp_path / report.TABLE).read_text(encoding="utf-8")
+
+
 # What got worse
 
 
