@@ -22,15 +22,15 @@ def targets(run: Run) -> Chart:
     bars = [
         Bar(label=goal.what, value=100 * goal.share, kind=_kind(goal)) for goal in run.goals if goal.share is not None
     ]
-    judged = [goal for goal in run.goals if goal.holds is not None]
-    zero = [goal for goal in judged if goal.wanted == 0]
+    zero = [goal for goal in run.goals if goal.wanted == 0]
+    busy = "; on a BUSY machine" if run.was_busy else ""
     rest = (
         f"; {sum(bool(goal.holds) for goal in zero)} of {len(zero)} targets of zero hold, and have no share"
         if zero
         else ""
     )
     return Chart(
-        title=f"{sum(bool(goal.holds) for goal in judged)} of {len(judged)} targets hold",
+        title=run.verdict + busy,
         caption=f"share of each that is met: 100 % just so, 200 % twice as good as wanted{rest}",
         unit="%",
         bars=tuple(sorted(bars, key=lambda bar: -(bar.value or 0))),

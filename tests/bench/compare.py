@@ -58,6 +58,8 @@ def changes(old: Run, new: Run) -> list[Change]:
                     _change(name, goal.what, goal.samples, _scaled(goals[goal.what].samples, scale), goal.better)
                 )
         for who, figures in row.figures.items():
+            if who in other.references:
+                continue
             for what, samples in figures.items():
                 if what.startswith("CPU") and what in other.figures.get(who, {}):
                     scaled = _scaled(other.of(who, what), slower)

@@ -64,7 +64,8 @@ def measure(sizes: Sizes) -> Measured:
                 rounds[name].append(apart(requests_in_threads, receiver.url, body, sizes.few, threads))
             rounds[CELERY].append(_celery(house, receiver, sizes, body))
     figures = {who: by_name(found) for who, found in rounds.items()}
-    return Measured(about=about, figures=figures, goals=(*beside_libcurl(figures), *_beside_others(figures)))
+    goals = (*beside_libcurl(figures), *_beside_others(figures))
+    return Measured(about=about, figures=figures, goals=goals, references=tuple(list(figures)[1:]))
 
 
 def with_libcurl(house: House, receiver: Receiver, body: bytes, packed: Sequence[bytes]) -> dict[str, dict[str, float]]:

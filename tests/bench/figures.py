@@ -69,12 +69,13 @@ class Goal(msgspec.Struct, frozen=True, kw_only=True):
 
 class Measured(msgspec.Struct, frozen=True, kw_only=True):
     """One benchmark's whole result. ``figures`` are samples by who was measured and what; sizes and such in
-    ``about``; ``took_s`` is how long it took.
+    ``about``; ``references`` are those of them that are no code of ours; ``took_s`` is how long it took.
     """
 
     about: dict[str, str]
     figures: dict[str, dict[str, Samples]]
     goals: tuple[Goal, ...]
+    references: tuple[str, ...] = ()
     took_s: float = 0.0
 
     def of(self, who: str, what: str) -> Samples:

@@ -46,6 +46,7 @@ def measure(sizes: Sizes) -> Measured:
     return Measured(
         about={"watched": f"{sizes.seconds} s each", "subscriptions": str(_SUBSCRIPTIONS)},
         figures=figures,
+        references=(PLAIN,),
         goals=(
             Goal(what="idle: commands a second", unit="", samples=bridge["commands/s"], wanted=25, reference=PLAIN),
             *(

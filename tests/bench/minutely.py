@@ -157,6 +157,7 @@ def measure(sizes: Sizes) -> Measured:
             "time": f"÷ {sizes.compress:g}",
         },
         figures=figures,
+        references=(BY_HAND,),
         goals=(
             Goal(
                 what="by hand: CPU of a settled session, of a poll each minute",

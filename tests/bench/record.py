@@ -32,6 +32,17 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
         """Those of all rows."""
         return [goal for row in self.rows.values() for goal in row.goals]
 
+    @property
+    def verdict(self) -> str:
+        """How many targets hold."""
+        judged = [goal.holds for goal in self.goals if goal.holds is not None]
+        return f"{sum(judged)} of {len(judged)} targets hold"
+
+    @property
+    def was_busy(self) -> bool:
+        """Whether others wanted the machine's cores as it began: its waits and rates are then theirs as well."""
+        return float(self.load_before.split()[0]) > int(self.about["cores"]) / 2
+
 
 def encode(run: Run) -> bytes:
     """As JSON for people and programs: medians, spreads and verdicts stand beside the samples they come from."""
@@ -42,6 +53,7 @@ def encode(run: Run) -> bytes:
             "figures": {
                 who: {what: _summary(samples) for what, samples in found.items()} for who, found in row.figures.items()
             },
+            "references": row.references,
             "goals": [_judged(goal) for goal in row.goals],
         }
         for name, row in run.rows.items()

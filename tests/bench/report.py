@@ -21,6 +21,12 @@ def summary(run: Run) -> str:
         f"{run.date}: `{run.command}`, {run.took_s / 60:.1f} minutes. {about}; load averages {run.load_before} before,"
         f" {run.load_after} after. Medians; *of rounds* is from the least to the most.\n\n"
     )
+    head += f"**{run.verdict}.**"
+    if run.was_busy:
+        head += (
+            " **The machine was busy**: believe CPU and ratios of it; waits and rates are those of all that ran beside."
+        )
+    head += "\n\n"
     if run.failed:
         head += f"Not measured, for an error: {', '.join(run.failed)}.\n\n"
     return head + markdown(goal_rows(run.goals))

@@ -9,7 +9,7 @@ import msgspec
 from bridge.cli.family import Family
 from bridge.domain import events
 from bridge.domain.accounts import DEFAULT_ACCOUNT
-from tests.bench.delivery import beside_libcurl, records, with_libcurl
+from tests.bench.delivery import ALONE, SIGNING, beside_libcurl, records, with_libcurl
 from tests.bench.figures import Measured, by_name
 from tests.bench.house import House
 from tests.bench.receiver import Receiver
@@ -36,4 +36,6 @@ def measure(sizes: Sizes) -> Measured:
                 rounds[name].append(found)
     figures = {who: by_name(found) for who, found in rounds.items()}
     about = {"receiver": receiver.kind, "events": f"{sizes.events:,}, over TLS"}
-    return Measured(about=about, figures=figures, goals=beside_libcurl(figures, " over TLS"))
+    return Measured(
+        about=about, figures=figures, goals=beside_libcurl(figures, " over TLS"), references=(ALONE, SIGNING)
+    )

@@ -49,6 +49,7 @@ def measure(sizes: Sizes) -> Measured:
     return Measured(
         about={"sessions": f"{sizes.messages * A_MESSAGE:,}, and {sizes.celery_sessions:,} by plain tasks"},
         figures=figures,
+        references=(PLAIN,),
         goals=(
             Goal(what="track: CPU a session, all but the server", unit="µs", samples=ours, wanted=40),
             Goal(

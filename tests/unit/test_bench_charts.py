@@ -6,8 +6,10 @@ import re
 from itertools import pairwise
 from xml.etree import ElementTree
 
+import msgspec
 import pytest
 
+from tests.bench import report
 from tests.bench.charts import charts, targets
 from tests.bench.figures import Goal, Measured
 from tests.bench.record import Run
@@ -86,7 +88,8 @@ def goal(what: str, measured: float, wanted: float | None) -> Goal:
 
 
 def run_of(**rows: Measured) -> Run:
-    return Run(date="2026-11-26", command="", about={}, load_before="", load_after="", took_s=1, rows=rows)
+    about, load = {"cores": "2"}, "0.2 0.1 0.1"
+    return Run(date="2026-11-26", command="", about=about, load_before=load, load_after=load, took_s=1, rows=rows)
 
 
 def test_the_share_of_each_target_is_drawn_and_those_that_are_missed_stand_out() -> None:
@@ -96,6 +99,15 @@ def test_the_share_of_each_target_is_drawn_and_those_that_are_missed_stand_out()
     assert [(bar.label, bar.value, bar.kind) for bar in found.bars] == [("good", 200, "ours"), ("bad", 50, "missed")]
     assert "1 of 1 targets of zero hold" in found.caption
     assert found.line == 100
+
+
+def test_a_run_on_a_busy_machine_is_called_one() -> None:
+    quiet = run_of(row=Measured(about={}, figures={}, goals=(goal("good", 10, 20),)))
+    busy = msgspec.structs.replace(quiet, load_before="7.9 5.0 1.0")
+    assert "BUSY" not in targets(quiet).title
+    assert "The machine was busy" not in report.summary(quiet)
+    assert "BUSY" in targets(busy).title
+    assert "The machine was busy" in report.summary(busy)
 
 
 def test_only_rows_that_were_measured_have_a_chart() -> None:

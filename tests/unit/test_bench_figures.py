@@ -22,12 +22,14 @@ def goal(*samples: float, **rest: object) -> Goal:
 
 
 def run_of(**samples: Samples) -> record.Run:
-    """A run of one row with a goal of each name, less is better; and libcurl alone's CPU, if it is given."""
+    """A run of one row with a goal of each name, less is better; and the CPU of two that it is compared with."""
     alone: Samples = samples.pop("alone", (10.0, 10.0, 10.0))
+    threads: Samples = samples.pop("requests", (500.0, 500.0, 500.0))
     goals = tuple(Goal(what=what, unit="µs", samples=one) for what, one in samples.items())
     figures: dict[str, dict[str, Samples]] = {
         "libcurl alone": {"CPU µs/event": alone},
         "bridge": {"CPU µs/event": (30.0, 30.0, 31.0)},
+        "requests": {"CPU µs/event": threads},
     }
     return record.Run(
         date="2026-11-26",
@@ -38,7 +40,11 @@ def run_of(**samples: Samples) -> record.Run:
         took_s=90.0,
         rows={
             "delivery": Measured(
-                about={"body": "588 bytes", "receiver": "nginx"}, figures=figures, goals=goals, took_s=9.0
+                about={"body": "588 bytes", "receiver": "nginx"},
+                figures=figures,
+                goals=goals,
+                references=("libcurl alone", "requests"),
+                took_s=9.0,
             )
         },
     )
@@ -201,6 +207,10 @@ def test_a_slower_machine_is_no_regression_and_a_faster_one_hides_none() -> None
     fast = msgspec.structs.replace(run_of(deliver=(10.0, 10.0, 10.0), alone=(5.0, 5.0, 5.0)))
     assert "deliver" in worse(old, fast)
     assert "bridge: CPU µs/event" in worse(old, fast)
+
+
+def test_what_is_no_code_of_ours_does_not_get_worse() -> None:
+    assert worse(run_of(), run_of(requests=(900.0, 900.0, 900.0))) == []
 
 
 @pytest.mark.parametrize(("now", "code"), [((10.0, 10.0, 10.0), 0), ((20.0, 20.0, 20.0), 1)])
