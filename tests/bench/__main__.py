@@ -97,7 +97,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("rows", nargs="+", choices=["all", *_ALL], metavar="ROW", help=", ".join(["all", *_ALL]))
     parser.add_argument("--report", type=Path, metavar="DIR", help="keep the results in DIR")
-    parser.add_argument("--long", action="store_true", help=f"with all: {', '.join(LONG_ROWS)} too, 15 minutes more")
+    parser.add_argument("--long", action="store_true", help=f"with all: {', '.join(LONG_ROWS)} too")
     parser.add_argument("--small", action="store_true", help="tiny sizes: to see that it works, not to measure")
     parser.add_argument("--rounds", type=int, help="rounds, of which the median counts (3)")
     parser.add_argument(
