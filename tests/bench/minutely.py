@@ -151,6 +151,7 @@ def measure(sizes: Sizes) -> Measured:
     figures = {name: by_name([one]) for name, one in found.items()}
     ours, theirs = figures[BRIDGE], figures[BY_HAND]
     cpu = "CPU µs/settled session"
+    title = "by hand, in real time" if sizes.compress == 1 else "by hand"
     return Measured(
         about={
             "sessions": f"{sizes.sessions:,}, sent within {sizes.send_s:g} s, followed for {sizes.follow_s:g} s more",
@@ -160,14 +161,14 @@ def measure(sizes: Sizes) -> Measured:
         references=(BY_HAND,),
         goals=(
             Goal(
-                what="by hand: CPU of a settled session, of a poll each minute",
+                what=f"{title}: CPU of a settled session, of a poll each minute",
                 unit="%",
                 samples=ratio(ours[cpu], theirs[cpu], 100),
                 reference=BY_HAND,
             ),
             *(
                 Goal(
-                    what=f"by hand: provider's word to callback, {part}, of a poll each minute",
+                    what=f"{title}: provider's word to callback, {part}, of a poll each minute",
                     unit="%",
                     samples=ratio(ours[f"{part} s"], theirs[f"{part} s"], 100),
                     reference=BY_HAND,
