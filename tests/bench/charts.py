@@ -75,7 +75,8 @@ def _latency(row: Measured) -> Chart:
 
 def _growth(row: Measured) -> Chart:
     bars: list[Bar] = []
-    for what in growth.WORKS:
+    known = next(iter(row.figures.values()))
+    for what in (one for one in growth.WORKS if growth.cpu_of(one, "process") in known):  # an older run has fewer
         bars.append(Bar(label=f"to {what} one, process and server"))
         for who, found in row.figures.items():
             parts = (median(found[growth.cpu_of(what, whose)]) for whose in ("process", "server"))

@@ -1,7 +1,12 @@
-"""What a session costs to track and to poll among 10⁴, 10⁵ and 10⁶ others, and what those take in memory."""
+"""What a session costs to track and to poll among 10⁴, 10⁵ and 10⁶ others, and what those take in memory.
+
+The server's share grows with what it holds for whoever asks: caches and address translation reach less of it. So plain
+commands on the same keys are measured beside ours.
+"""
 
 from __future__ import annotations
 
+import random
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -17,6 +22,7 @@ from bridge.domain.status import SessionState
 from bridge.domain.tracking import SessionRequest
 from bridge.polling.poll import Batch
 from bridge.store import keys
+from bridge.store.client import Argument
 from bridge.wiring import Bridge
 from tests.bench.delivery import fill as deliver_to
 from tests.bench.figures import Goal, Measured, Samples, by_name, ratio, total
@@ -25,16 +31,18 @@ from tests.bench.machine import apart
 from tests.bench.receiver import Receiver
 from tests.bench.senders import bridge_slices
 
-WORKS = ("track", "poll", "deliver")
+WORKS = ("track", "poll", "poll one that waits", "deliver")
+_BARE = {"track": "bare, new", "poll": "bare, new", "poll one that waits": "bare, waiting"}
 _A_MESSAGE = 100
 _AT_ONCE = 1_000
 _WARM_UP = 10
 _HOUR_MS = 3_600_000
+_NEW = b"n" * 40  # about as much as a session that was just tracked
 
 
 class Sizes(msgspec.Struct, frozen=True, kw_only=True):
-    """How many sessions wait, one after the other; messages, or calls, of 100, and events, that are measured among
-    them; how often at each size.
+    """How many sessions wait, each on a server of its own; messages, or calls, of 100, and events, that are measured
+    among them; how often at each size.
     """
 
     waiting: tuple[int, ...]
@@ -44,25 +52,22 @@ class Sizes(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def measure(sizes: Sizes) -> Measured:
-    """Fill the store ever more, and measure at each size."""
-    figures: dict[int, dict[str, Samples]] = {}
-    held_b = before = 0
+    """Fill a server for each size, and measure in turns on all of them: what else the machine does meets them alike."""
     with Family("bench") as family:
-        house = House(family)
-        receiver = Receiver(family, house.directory)
-        house.empty()
-        for size in sizes.waiting:
-            empty_b = apart(held, house.environment)
-            apart(fill, house.environment, before, size)
-            # What is delivered below stays in the log: it is not what those that wait take.
-            held_b += apart(held, house.environment) - empty_b
-            before = size
-            rounds = []
-            for number in range(sizes.rounds):
-                found = apart(costs, house.environment, sizes.messages, f"{size:x}r{number}")
-                found |= _delivered(house, receiver, sizes.events, f"d{size:x}r{number}x")
-                rounds.append(found)
-            figures[size] = by_name(rounds) | {"bytes each": (held_b / size,)}
+        houses = {size: House(family) for size in sizes.waiting}
+        receiver = Receiver(family, houses[sizes.waiting[0]].directory)
+        held_b: dict[int, float] = {}
+        for size, house in houses.items():
+            house.empty()
+            apart(fill, house.environment, 0, size)
+            held_b[size] = apart(held, house.environment) / size
+        rounds: dict[int, list[dict[str, float]]] = {size: [] for size in houses}
+        for number in range(sizes.rounds):
+            for size, house in houses.items():
+                found = apart(costs, house.environment, sizes.messages, size, seed=number)
+                found |= _delivered(house, receiver, sizes.events, f"d{number}x")
+                rounds[size].append(found)
+    figures = {size: by_name(found) | {"bytes each": (held_b[size],)} for size, found in rounds.items()}
     return Measured(
         about={"measured": f"{sizes.messages} × {_A_MESSAGE} sessions and {sizes.events:,} events among them"},
         figures={f"{size:,} waiting": found for size, found in figures.items()},
@@ -88,6 +93,16 @@ def _goals(figures: Mapping[int, Mapping[str, Samples]]) -> tuple[Goal, ...]:
                     reference=f"{sizes[0]:,} waiting",
                 )
             )
+    for what, bare in _BARE.items():
+        ours, plain = (ratio(last[cpu_of(one, "server")], first[cpu_of(one, "server")]) for one in (what, bare))
+        goals.append(
+            Goal(
+                what=f"growth: the server's, to {what}, of plain commands'",
+                unit="×",
+                samples=ratio(ours, plain),
+                reference="GET, SET and ZADD of the same keys",
+            )
+        )
     goals.append(
         Goal(
             what=f"memory: a waiting session with 16 polls noted, of {sizes[-1]:,}",
@@ -124,9 +139,13 @@ def fill(environment: Mapping[str, str], begin: int, end: int) -> None:
             sent_ms = now_ms - number * 7 % (6 * _HOUR_MS)
             state = SessionState(sent_ms, sent_ms, now_ms, expected_count=1, notes=notes)
             due_ms, watch_ms = now_ms + _HOUR_MS + number * 13 % (9 * _HOUR_MS), _watched(sent_ms)
-            writes.append(Write(f"w{number:07x}", ABSENT, state, due_ms, None, watch_ms=watch_ms))
+            writes.append(Write(_waiting(number), ABSENT, state, due_ms, None, watch_ms=watch_ms))
         bridge.sessions.commit(DEFAULT_ACCOUNT, writes)
     bridge.close()
+
+
+def _waiting(number: int) -> str:
+    return f"w{number:07x}"
 
 
 def _noted(polls: int) -> bytes:
@@ -149,27 +168,55 @@ def held(environment: Mapping[str, str]) -> int:
     return int(memory["used_memory_dataset"]) + int(memory["used_memory_overhead"]) - int(memory["used_memory_startup"])
 
 
-def costs(environment: Mapping[str, str], messages: int, prefix: str) -> dict[str, float]:
-    """µs of CPU a session to track and to poll, among those that wait."""
+def costs(environment: Mapping[str, str], messages: int, size: int, *, seed: int) -> dict[str, float]:
+    """µs of CPU a session among ``size`` that wait.
+
+    To track a new one, to poll those, and to poll ones that wait, by chance from everywhere; and what the server takes
+    to read and write the same keys by the plainest commands: ``bare``.
+    """
     bridge = open_bridge(environment)
-    found: dict[str, float] = {}
-    sent_ms = bridge.clock.now_ms() - _HOUR_MS  # due at once
-    groups = [
-        [
-            SessionRequest(f"m{prefix}x{message:04x}{number:04x}", phone_count=1, sent_at_ms=sent_ms)
-            for number in range(_A_MESSAGE)
-        ]
-        for message in range(_WARM_UP + messages)
-    ]
-    for what, works in (
-        ("track", [partial(bridge.tracker.track, DEFAULT_ACCOUNT, group) for group in groups]),
-        ("poll", [partial(_poll, bridge)] * len(groups)),
-    ):
-        _timed(bridge, works[:_WARM_UP])
-        found |= {cpu_of(what, whose): micros for whose, micros in _timed(bridge, works[_WARM_UP:]).items()}
-    _forget(bridge, [one.session_no for group in groups for one in group])
+    groups = [[f"m{message:04x}{number:04x}" for number in range(_A_MESSAGE)] for message in range(_WARM_UP + messages)]
+    chance = random.Random(seed)
+    # Half as many: of the fewest that wait there are to be enough for both.
+    picked = [_waiting(number) for number in chance.sample(range(size), min(size, 100 * (_WARM_UP + messages)))]
+    waiting = [picked[at : at + _A_MESSAGE] for at in range(0, len(picked), _A_MESSAGE)]
+    half = len(waiting) // 2
+    found = _by_part("bare, new", bridge, [partial(_bare, bridge, group, chance) for group in groups])
+    _forget(bridge, groups)
+    found |= _by_part("track", bridge, [partial(_track, bridge, group) for group in groups])
+    found |= _by_part("poll", bridge, [partial(_poll, bridge)] * len(groups))
+    _forget(bridge, groups)
+    found |= _by_part("bare, waiting", bridge, [partial(_bare, bridge, group, chance) for group in waiting[:half]])
+    bridge.sessions.poll_now(DEFAULT_ACCOUNT, [name for group in waiting[half:] for name in group])
+    found |= _by_part("poll one that waits", bridge, [partial(_poll, bridge)] * len(waiting[half:]))
     bridge.close()
-    return found
+    return {name: micros for name, micros in found.items() if "bare" not in name or name.endswith("server")}
+
+
+def _by_part(what: str, bridge: Bridge, works: Sequence[Callable[[], object]]) -> dict[str, float]:
+    _timed(bridge, works[:_WARM_UP])
+    return {cpu_of(what, where): micros for where, micros in _timed(bridge, works[_WARM_UP:]).items()}
+
+
+def _track(bridge: Bridge, names: Sequence[str]) -> None:
+    sent_ms = bridge.clock.now_ms() - _HOUR_MS  # due at once
+    requests = [SessionRequest(name, phone_count=1, sent_at_ms=sent_ms) for name in names]
+    bridge.tracker.track(DEFAULT_ACCOUNT, requests)
+
+
+def _bare(bridge: Bridge, names: Sequence[str], chance: random.Random) -> None:
+    """Read sessions and write them, with a due time, by a command for each: no script, no fence, no index."""
+    places = [(shard, name) for shard, group in bridge.sessions.by_shard(names).items() for name in group]
+    session_keys = [keys.session(shard, DEFAULT_ACCOUNT, name) for shard, name in places]
+    values = bridge.client.commands([["GET", key] for key in session_keys])
+    writes: list[list[Argument]] = []
+    for (shard, name), key, value in zip(places, session_keys, values, strict=True):
+        due_ms = bridge.clock.now_ms() + _HOUR_MS + chance.randrange(9 * _HOUR_MS)
+        writes += [
+            ["SET", key, cast("bytes | None", value) or _NEW],
+            ["ZADD", keys.due(shard, DEFAULT_ACCOUNT), due_ms, name],
+        ]
+    bridge.client.commands(writes)
 
 
 def _timed(bridge: Bridge, works: Sequence[Callable[[], object]]) -> dict[str, float]:
@@ -192,12 +239,12 @@ def _poll(bridge: Bridge) -> None:
     bridge.client.redis.delete(keys.rate(DEFAULT_ACCOUNT))  # what is measured is not the rate
 
 
-def _forget(bridge: Bridge, names: Sequence[str]) -> None:
-    """Remove what was measured: it is neither to come due when the next size is, nor to count as waiting."""
+def _forget(bridge: Bridge, groups: Sequence[Sequence[str]]) -> None:
+    """Remove what was measured: it is neither to come due later, nor to count as waiting."""
     pipeline = bridge.client.redis.pipeline(transaction=False)
-    for shard, group in bridge.sessions.by_shard(names).items():
-        pipeline.delete(*(keys.session(shard, DEFAULT_ACCOUNT, name) for name in group))
-        pipeline.zrem(keys.due(shard, DEFAULT_ACCOUNT), *group)
+    for shard, names in bridge.sessions.by_shard([name for group in groups for name in group]).items():
+        pipeline.delete(*(keys.session(shard, DEFAULT_ACCOUNT, name) for name in names))
+        pipeline.zrem(keys.due(shard, DEFAULT_ACCOUNT), *names)
     pipeline.execute()
 
 

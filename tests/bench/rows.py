@@ -116,10 +116,10 @@ def _calls(options: Namespace) -> Measured:
 
 
 def _growth(options: Namespace) -> Measured:
-    usual = [1_000, 10_000] if options.small else [10_000, 100_000, 1_000_000]
+    usual = [3_000, 10_000] if options.small else [10_000, 100_000, 1_000_000]
     sizes = growth.Sizes(
         waiting=tuple(options.tracked or usual),
-        messages=_size(options, "calls", 40, 5),
+        messages=_size(options, "calls", 40, 20),
         events=_size(options, "events", 5_000, 500),
         rounds=_rounds(options),
     )
