@@ -41,7 +41,7 @@ def test_nothing_is_lost_or_reordered_by_kills_pauses_and_edits_at_once() -> Non
         # Short attempts make short holds: what a killed worker had is another's after 3 s.
         house.environment |= {"BRIDGE_CALLBACK_TIMEOUT": "1s", "BRIDGE_CALLBACK_RETRY": "200ms,500ms,1s,1s,1s,1s,1s,1s"}
         port = free_port()
-        house.start("receiver", "-m", "tests.bench.drill", "receiver", str(port))
+        house.start("receiver", "-m", "tests.bench.listener", str(port))
         bridge = open_bridge(house.environment)
         try:
             limits = {"rate": RATE, "concurrency": CONCURRENCY}

@@ -5,6 +5,7 @@ No store, no provider, no clock of the machine's: a virtual one, and the rules o
 
 from __future__ import annotations
 
+import math
 import random
 from bisect import bisect_right, insort
 from collections.abc import Sequence
@@ -19,6 +20,7 @@ from bridge.domain.schedule import LONGEST_SOON_MS, first_poll_ms, next_poll_ms,
 from bridge.domain.status import SessionState, track, transition
 from bridge.domain.tracking import SessionRequest
 from bridge.settings import describe
+from tests.bench.figures import Goal, Measured, by_name, ratio
 
 _START = 1_795_423_107_000
 _HOUR = 3_600_000
@@ -35,31 +37,35 @@ class Sizes(msgspec.Struct, frozen=True, kw_only=True):
     seconds: int = 1_800
 
 
-class Calls(msgspec.Struct, frozen=True, kw_only=True):
-    """Polls a settled session with ``phone_count`` and without; calls, and how full they are, where sessions ride along
-    and where each waits until it is due."""
-
-    about: dict[str, str]
-    with_count: float
-    without: float
-    apart: dict[str, float]
-    along: dict[str, float]
-
-
 def schedule() -> tuple[int, ...]:
     """The default ``BRIDGE_POLL_SCHEDULE``."""
     return parse_durations_ms(next(row.default for row in describe() if row.name == "BRIDGE_POLL_SCHEDULE"))
 
 
-def measure(sizes: Sizes) -> Calls:
+def measure(sizes: Sizes) -> Measured:
     """Simulate; the same seed each time."""
     ages = schedule()
-    return Calls(
+    with_count = (polls_per_session(ages, sizes.sessions, phone_count=1),)
+    without = (polls_per_session(ages, sizes.sessions, phone_count=None),)
+    minutely = (polls_each_minute(sizes.sessions),)
+    figures = {
+        "each when it is due": traffic(ages, sizes, alone=True),
+        "with those due soon": traffic(ages, sizes, alone=False),
+    }
+    return Measured(
         about={"sessions": f"{sizes.sessions:,}", "sent": f"{sizes.per_second:g}/s for {sizes.seconds:,} s"},
-        with_count=polls_per_session(ages, sizes.sessions, phone_count=1),
-        without=polls_per_session(ages, sizes.sessions, phone_count=None),
-        apart=traffic(ages, sizes, alone=True),
-        along=traffic(ages, sizes, alone=False),
+        figures={who: by_name([found]) for who, found in figures.items()},
+        goals=(
+            Goal(what="calls: polls of a settled session, with phone_count", unit="", samples=with_count, wanted=2),
+            Goal(what="calls: polls of a settled session, without", unit="", samples=without, wanted=7),
+            Goal(
+                what="calls: fewer polls than one who asks each minute",
+                unit="×",
+                samples=ratio(minutely, with_count),
+                better="more",
+                reference="each minute, until final or given up",
+            ),
+        ),
     )
 
 
@@ -87,6 +93,12 @@ def polls_per_session(ages: Sequence[int], sessions: int, phone_count: int | Non
             state = _answered(state, final, due)
             due = next_poll_ms(state, ages, _GIVE_UP, due, rng.random())
     return polls / sessions
+
+
+def polls_each_minute(sessions: int) -> float:
+    """The same, of a poller that asks for every session each minute until it is final, or for as long as we do."""
+    rng = random.Random(1)
+    return sum(max(1.0, math.ceil(min(final_age_ms(rng), _GIVE_UP) / 60_000)) for _ in range(sessions)) / sessions
 
 
 def traffic(ages: Sequence[int], sizes: Sizes, *, alone: bool) -> dict[str, float]:

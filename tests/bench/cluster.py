@@ -15,8 +15,9 @@ from bridge.domain.accounts import DEFAULT_ACCOUNT
 from bridge.domain.commits import Write
 from bridge.wiring import Bridge
 from tests.bench.delivery import records, write_of
+from tests.bench.figures import Goal, Measured, by_name
 from tests.bench.house import House, open_bridge
-from tests.bench.machine import cpu_s, describe_machine
+from tests.bench.machine import cpu_s
 from tests.bench.receiver import Receiver
 from tests.clusters import SLOTS, RealCluster, real_cluster, slot_of_shard
 
@@ -28,42 +29,45 @@ _READY_WITHIN_S = 120.0
 
 
 class Sizes(msgspec.Struct, frozen=True, kw_only=True):
-    """How many events each number of workers is given."""
+    """How many events each number of workers is given.
+
+    Script ``calls`` an event, and the busiest master's as a part of the mean. The hottest shard, and the hottest other
+    slot, are parts of the mean shard: by bytes that came in, and by the servers' time, which on a busy machine counts
+    waiting for a core.
+    """
 
     events: int
 
 
-class Cluster(msgspec.Struct, frozen=True, kw_only=True):
-    """Figures by number of workers.
-
-    ``rate`` events a second; ``workers``, ``servers`` µs of CPU an event; script ``calls`` an event, and their
-    ``spread``: the busiest master as a part of the mean. The hottest ``shard``, and the hottest ``other`` slot, as
-    parts of the mean shard: by bytes that came in, and by the servers' time, which on a busy machine counts waiting.
-    """
-
-    about: dict[str, str]
-    figures: dict[int, dict[str, float]]
-
-
-def measure(sizes: Sizes) -> Cluster:
+def measure(sizes: Sizes) -> Measured:
     """Run 2, 4 and 8 workers, each on an emptied cluster."""
     with Family("bench") as family, ExitStack() as stack:
         cluster = stack.enter_context(real_cluster(masters=3, options={"cluster-slot-stats-enabled": "yes"}))
         house = House(family)
-        about = describe_machine(cluster.masters[0].url)
-        about |= {"events": f"{sizes.events:,}", "subscriptions": str(SUBSCRIPTIONS), "masters": "3"}
         house.environment |= {"BRIDGE_BROKER_URL": house.server.url, "BRIDGE_REDIS_URL": cluster.url}
         receiver = Receiver(family, house.directory)
-        return Cluster(
-            about=about, figures={number: _run(house, cluster, receiver, number, sizes.events) for number in WORKERS}
-        )
+        found = {number: _run(house, cluster, receiver, number, sizes.events) for number in WORKERS}
+    cpu = "CPU µs/event, workers"
+    hottest = max(max(one["hottest shard, by bytes"], one["hottest other key, by bytes"]) for one in found.values())
+    fewest, most = (f"{number} workers" for number in (WORKERS[0], WORKERS[-1]))
+    return Measured(
+        about={"events": f"{sizes.events:,}", "subscriptions": str(SUBSCRIPTIONS), "masters": "3"},
+        figures={f"{number} workers": by_name([one]) for number, one in found.items()},
+        goals=(
+            Goal(what="cluster: the hottest key, of its share", unit="×", samples=(hottest,), wanted=1.2),
+            Goal(
+                what=f"cluster: CPU an event with {most}, of {fewest}",
+                unit="×",
+                samples=(found[WORKERS[-1]][cpu] / found[WORKERS[0]][cpu],),
+                reference=fewest,
+            ),
+        ),
+    )
 
 
 def _run(house: House, cluster: RealCluster, receiver: Receiver, number: int, count: int) -> dict[str, float]:
-    house.empty()
     cluster.empty()
-    for kept in (house.directory / "stores").glob("*.id"):
-        kept.unlink()  # emptied on purpose
+    house.empty()
     bridge = open_bridge(house.environment)
     names = [bridge.subscribe(receiver.url)[0].id for _ in range(SUBSCRIPTIONS)]
     workers = [
@@ -94,15 +98,15 @@ def _run(house: House, cluster: RealCluster, receiver: Receiver, number: int, co
             process.wait(30)
         bridge.close()
     return {
-        "rate": count / took_s,
-        "workers": busy_s / count * 1e6,
-        "servers": servers_s / count * 1e6,
-        "calls": sum(calls) / count,
-        "spread": max(calls) / (sum(calls) / len(calls)),
-        "shard by bytes": shard_bytes,
-        "other by bytes": other_bytes,
-        "shard by CPU": shard_cpu,
-        "other by CPU": other_cpu,
+        "events/s": count / took_s,
+        "CPU µs/event, workers": busy_s / count * 1e6,
+        "CPU µs/event, servers": servers_s / count * 1e6,
+        "script calls/event": sum(calls) / count,
+        "busiest master, of the mean": max(calls) / (sum(calls) / len(calls)),
+        "hottest shard, by bytes": shard_bytes,
+        "hottest other key, by bytes": other_bytes,
+        "hottest shard, by time": shard_cpu,
+        "hottest other key, by time": other_cpu,
     }
 
 

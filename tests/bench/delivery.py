@@ -1,9 +1,12 @@
-"""Event in the log → accepted by a local receiver, everything on; beside libcurl alone and a Celery task per event."""
+"""Event in the log → accepted by a local receiver, everything on; beside libcurl alone, requests in threads, and a
+Celery task per event.
+"""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 
 import msgspec
@@ -15,69 +18,125 @@ from bridge.domain.commits import ABSENT, CommitResult, Due, Entry, Route, Write
 from bridge.domain.receipts import Status
 from bridge.domain.status import PhoneState, SessionState
 from bridge.wiring import Bridge
+from tests.bench.figures import Goal, Measured, Samples, by_name, ratio
 from tests.bench.house import House, open_bridge
-from tests.bench.machine import apart, cpu_s, describe_machine, median_by
+from tests.bench.machine import apart, cpu_s, server_cpu_s
 from tests.bench.receiver import Receiver
-from tests.bench.senders import bare_libcurl, bridge_slices, signing_libcurl
+from tests.bench.senders import bare_libcurl, bridge_slices, requests_in_threads, signing_libcurl
 
 CONNECTIONS = 50
+ALONE = "libcurl alone"
+SIGNING = "libcurl that signs"
+CELERY = "Celery task + requests"
+REQUESTS = {"requests, 1 thread": 1, "requests, 16 threads": 16}
 _WARM_UP = 20
 _A_POLL = 100  # sessions of one answer: what it changes has one time of observation
 _COMMIT_AT_ONCE = _A_POLL
-_METADATA = '{"order":"8a6e0804-2bd0-4672-b79d-d97027f9071a","campaign":"autumn sale, reminder"}'
+METADATA = '{"order":"8a6e0804-2bd0-4672-b79d-d97027f9071a","campaign":"autumn sale, reminder"}'
 
 
 class Sizes(msgspec.Struct, frozen=True, kw_only=True):
-    """How much is sent in each round, and how many rounds there are."""
+    """How much is sent in each round, ``few`` by those that are slow, and how many rounds there are."""
 
     events: int
-    celery_events: int
+    few: int
     celery_pool: str
     rounds: int
 
 
-class Delivery(msgspec.Struct, frozen=True, kw_only=True):
-    """Medians by sender: events a second, µs of CPU an event, round trips to the store an event."""
-
-    about: dict[str, str]
-    bridge: dict[str, float]
-    bare: dict[str, float]
-    signing: dict[str, float]
-    celery: dict[str, float]
-
-
-def measure(sizes: Sizes) -> Delivery:
+def measure(sizes: Sizes) -> Measured:
     """Run all of them in turns."""
     with Family("bench") as family:
         house = House(family)
         receiver = Receiver(family, house.directory)
-        about = describe_machine(house.server.url)
         body = events.render(DEFAULT_ACCOUNT, next(records(1)))[1]
-        about |= {"receiver": receiver.kind, "body": f"{len(body)} bytes", "rounds": str(sizes.rounds)}
-        about |= {"events": f"{sizes.events:,}, and {sizes.celery_events:,} by Celery (pool {sizes.celery_pool})"}
+        about = {
+            "receiver": receiver.kind,
+            "body": f"{len(body)} bytes",
+            "events": f"{sizes.events:,}; {sizes.few:,} by requests and by Celery (pool {sizes.celery_pool})",
+        }
         packed = [events.pack(record) for record in records(sizes.events)]
-        bridge, bare, signing, celery = [], [], [], []
+        rounds: dict[str, list[dict[str, float]]] = defaultdict(list)
         for _ in range(sizes.rounds):
-            house.empty()
-            fill(house, receiver.url, sizes.events)
-            bridge.append(apart(bridge_slices, house.environment, sizes.events))
-            bare.append(apart(bare_libcurl, receiver.url, sizes.events, CONNECTIONS, body))
-            signing.append(apart(signing_libcurl, receiver.url, packed, CONNECTIONS))
-            celery.append(_celery(house, receiver, sizes, body))
-        return Delivery(
-            about=about,
-            bridge=median_by(bridge),
-            bare=median_by(bare),
-            signing=median_by(signing),
-            celery=median_by(celery),
-        )
+            for name, found in with_libcurl(house, receiver, body, packed).items():
+                rounds[name].append(found)
+            for name, threads in REQUESTS.items():
+                rounds[name].append(apart(requests_in_threads, receiver.url, body, sizes.few, threads))
+            rounds[CELERY].append(_celery(house, receiver, sizes, body))
+    figures = {who: by_name(found) for who, found in rounds.items()}
+    goals = (*beside_libcurl(figures), *_beside_others(figures))
+    return Measured(about=about, figures=figures, goals=goals, references=tuple(list(figures)[1:]))
 
 
-def fill(house: House, url: str, count: int) -> None:
+def with_libcurl(house: House, receiver: Receiver, body: bytes, packed: Sequence[bytes]) -> dict[str, dict[str, float]]:
+    """A round of the bridge and of both libcurl loops: as many events as there are ``packed`` ones."""
+    count, ca_file = len(packed), str(receiver.ca_file or "")
+    house.empty()
+    fill(house, receiver.url, count)
+    return {
+        "bridge": apart(bridge_slices, house.environment, count),
+        ALONE: apart(bare_libcurl, receiver.url, count, CONNECTIONS, body, ca_file),
+        SIGNING: apart(signing_libcurl, receiver.url, packed, CONNECTIONS, ca_file),
+    }
+
+
+def beside_libcurl(figures: Mapping[str, Mapping[str, Samples]], way: str = "") -> tuple[Goal, ...]:
+    """What delivery takes, of libcurl alone and of libcurl that signs; ``way`` is how events go, for their names."""
+    rate, cpu = "events/s", "CPU µs/event"
+    ours, alone, signing = figures["bridge"], figures[ALONE], figures[SIGNING]
+    wanted = not way  # the targets are those without TLS
+    return (
+        Goal(
+            what=f"deliver{way}: events/s, of libcurl alone",
+            unit="%",
+            samples=ratio(ours[rate], alone[rate], 100),
+            wanted=60 if wanted else None,
+            better="more",
+            reference=ALONE,
+        ),
+        Goal(
+            what=f"deliver{way}: CPU, of libcurl alone",
+            unit="×",
+            samples=ratio(ours[cpu], alone[cpu]),
+            wanted=1.6 if wanted else None,
+            reference=ALONE,
+        ),
+        Goal(
+            what=f"deliver{way}: CPU, of libcurl that signs",
+            unit="×",
+            samples=ratio(ours[cpu], signing[cpu]),
+            reference=SIGNING,
+        ),
+    )
+
+
+def _beside_others(figures: Mapping[str, Mapping[str, Samples]]) -> tuple[Goal, ...]:
+    cpu, ours = "CPU µs/event", figures["bridge"]
+    return (
+        Goal(
+            what="deliver: less CPU than a Celery task an event",
+            unit="×",
+            samples=ratio(figures[CELERY][cpu], ours[cpu]),
+            wanted=40,
+            better="more",
+            reference=CELERY,
+        ),
+        Goal(
+            what="deliver: less CPU than requests in a thread",
+            unit="×",
+            samples=ratio(figures["requests, 1 thread"][cpu], ours[cpu]),
+            better="more",
+            reference="requests, 1 thread",
+        ),
+        Goal(what="deliver: round trips an event", unit="", samples=ours["round trips/event"], wanted=0.1),
+    )
+
+
+def fill(house: House, url: str, count: int, *, metadata: str = METADATA, prefix: str = "bench") -> None:
     """Put events in the log and in one subscription's queue, as a poll does."""
     bridge = open_bridge(house.environment)
     subscription, _, _ = bridge.subscribe(url)
-    writes = (write_of(record, subscription.id) for record in records(count))
+    writes = (write_of(record, subscription.id) for record in records(count, metadata=metadata, prefix=prefix))
     while batch := list(islice(writes, _COMMIT_AT_ONCE)):
         results = bridge.sessions.commit(DEFAULT_ACCOUNT, batch)
         if any(result is not CommitResult.WRITTEN for result in results.values()):
@@ -92,13 +151,13 @@ def _check_filled(bridge: Bridge, subscription: str, count: int) -> None:
         raise AssertionError(f"{waiting} lanes wait, not {count}")
 
 
-def records(count: int) -> Iterator[events.Record]:
+def records(count: int, *, metadata: str = METADATA, prefix: str = "bench") -> Iterator[events.Record]:
     """Events of a phone each."""
     now_ms = int(time.time() * 1000)
     for number in range(count):
         yield events.Record(
             schema=events.SCHEMA,
-            session_no=f"bench{number:011d}",
+            session_no=f"{prefix}{number:011d}",
             phone=f"(86)185{number:08d}",
             user_id="1213",
             status=int(Status.DELIVERED),
@@ -113,7 +172,7 @@ def records(count: int) -> Iterator[events.Record]:
             segments=1,
             observed_ms=now_ms + number // _A_POLL,
             previous_poll_ms=now_ms + number // _A_POLL - 10_000,
-            metadata=_METADATA,
+            metadata=metadata,
         )
 
 
@@ -135,7 +194,7 @@ def _celery(house: House, receiver: Receiver, sizes: Sizes, body: bytes) -> dict
         arguments += ["--concurrency", "16"]
     worker = house.start("celery", *arguments, extra={"BENCH_REDIS_URL": house.server.url})
     try:
-        return _drive(worker, house.server.url, receiver, sizes.celery_events, body)
+        return _drive(worker, house.server.url, receiver, sizes.few, body)
     finally:
         worker.terminate()
         worker.wait(30)
@@ -145,13 +204,14 @@ def _drive(worker: Child, broker: str, receiver: Receiver, count: int, body: byt
     before = receiver.requests()
     apart(publish_posts, broker, receiver.url, _WARM_UP, body)
     receiver.wait_for(before + _WARM_UP)
-    busy_s, began_s = cpu_s(worker.pid), time.perf_counter()
+    busy_s, server_s, began_s = cpu_s(worker.pid), server_cpu_s(broker), time.perf_counter()
     publishing = apart(publish_posts, broker, receiver.url, count, body)
     receiver.wait_for(before + _WARM_UP + count)
     return {
-        "rate": count / (time.perf_counter() - began_s),
-        "cpu": (cpu_s(worker.pid) - busy_s) / count * 1e6,
-        "publish": publishing,
+        "events/s": count / (time.perf_counter() - began_s),
+        "CPU µs/event": (cpu_s(worker.pid) - busy_s) / count * 1e6,
+        "CPU µs/event, server": (server_cpu_s(broker) - server_s) / count * 1e6,
+        "CPU µs/event, publisher": publishing,
     }
 
 

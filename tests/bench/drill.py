@@ -3,17 +3,16 @@
 Time is compressed: the waits of the retry schedule and of the breaker are divided by ``Sizes.compress``, so that six
 hours are a minute. Nothing else is: a real worker, a real beat that ticks each second, real sockets.
 
-``python -m tests.bench.drill worker|receiver …`` are the processes that this starts.
+``python -m tests.bench.drill …`` is the worker that this starts.
 """
 
 from __future__ import annotations
 
-import asyncio
 import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 
@@ -23,19 +22,16 @@ from msgspec.structs import replace
 
 from bridge.cli.family import Child, Family
 from bridge.cli.house import compressed
-from bridge.domain import events
-from bridge.domain.accounts import DEFAULT_ACCOUNT
 from bridge.domain.breaker import BreakerPolicy
-from bridge.domain.commits import CommitResult, Due, Entry, Route, Write
 from bridge.domain.deliveries import Part
-from bridge.domain.receipts import Status
-from bridge.domain.status import SessionState
 from bridge.settings import load_settings
 from bridge.wiring import Bridge
-from tests.bench.house import House, open_bridge
-from tests.bench.listener import EACH, Drained, ask, listens, serve
-from tests.bench.machine import apart, cpu_s, describe_machine
+from tests.bench.figures import Goal, Measured, Samples, quantiles
+from tests.bench.house import House, open_bridge, wait_until
+from tests.bench.listener import EACH, Drained, ask, listens
+from tests.bench.machine import apart, cpu_s, server_cpu_s
 from tests.bench.receiver import free_port
+from tests.bench.waiting import commit
 
 _AT_ONCE = 100
 _WELL_EVERY_S = 0.1
@@ -78,11 +74,12 @@ class Sizes(msgspec.Struct, frozen=True, kw_only=True):
 
 class Drill(msgspec.Struct, frozen=True, kw_only=True):
     """What came of it. ``rss`` is the most that the worker had at any time, ``idle_rss`` before there was anything to
-    do, in bytes; ``cpu`` its µs an event while it drained. ``beside`` are p50, p99 and worst, in ms from commit to
-    arrival, of the healthy one by phase, and how many events were committed in it.
+    do, in bytes; ``cpu`` its µs an event while it drained, ``server_cpu`` the store's. ``beside`` are p50, p99 and
+    worst, in ms from commit to arrival, of the healthy one by phase, and how many events were committed in it.
     """
 
     about: dict[str, str]
+    events: int
     drained: Drained
     probes: int
     first_after_s: float
@@ -90,6 +87,7 @@ class Drill(msgspec.Struct, frozen=True, kw_only=True):
     took_s: float
     rate: float
     cpu: float
+    server_cpu: float
     idle_rss: int
     rss: int
     dead: int
@@ -102,7 +100,7 @@ def measure(sizes: Sizes, *, handle_signals: bool = True) -> Drill:
     with Family("bench", handle_signals=handle_signals) as family:
         house = House(family)
         house.environment |= _settings(sizes, load_settings(house.environment, env_file=None).callback_retry_ms)
-        about = describe_machine(house.server.url) | {
+        about = {
             "waiting": f"{sizes.events:,}, {EACH} a phone",
             "down for": f"{sizes.hours:g} h, as {sizes.outage_s:g} s (time ÷ {sizes.compress:g})",
         }
@@ -111,6 +109,39 @@ def measure(sizes: Sizes, *, handle_signals: bool = True) -> Drill:
             return _run(house, bridge, sizes, about)
         finally:
             bridge.close()
+
+
+def told(found: Drill) -> Measured:
+    """Its figures, and the targets they are held to."""
+    seen = found.drained
+    drained: dict[str, Samples] = {
+        "probes in vain": (float(found.probes),),
+        "first after s": (found.first_after_s,),
+        "drained in s": (found.took_s,),
+        "events/s": (found.rate,),
+        "CPU µs/event, worker": (found.cpu,),
+        "CPU µs/event, server": (found.server_cpu,),
+        "worker MB": (found.rss / 1e6,),
+        "idle worker MB": (found.idle_rss / 1e6,),
+        "came again": (float(seen.repeated),),
+    }
+    beside: dict[str, dict[str, Samples]] = {
+        f"a healthy one, {phase}": {what: (one,) for what, one in phase_figures.items()}
+        for phase, phase_figures in found.beside.items()
+    }
+    lost = found.waiting + found.dead
+    first = found.first_after_s / found.within_probe_s
+    name = f"backlog, {found.events:,}"
+    goals = (
+        Goal(what=f"{name}: out of their phone's order", unit="", samples=(seen.out_of_order,), wanted=0, every=True),
+        Goal(what=f"{name}: left waiting, or dead", unit="", samples=(lost,), wanted=0, every=True),
+        Goal(what=f"{name}: first event, of a probe's wait and a tick", unit="×", samples=(first,), wanted=1),
+        Goal(
+            what=f"{name}: events a second of a core", unit="", samples=(1e6 / found.cpu,), wanted=5_000, better="more"
+        ),
+        Goal(what=f"{name}: the worker's memory", unit="MB", samples=(found.rss / 1e6,), wanted=200),
+    )
+    return Measured(about=found.about, figures={"the one that came back": drained} | beside, goals=goals)
 
 
 def _settings(sizes: Sizes, retry_ms: Sequence[int]) -> dict[str, str]:
@@ -127,30 +158,32 @@ def _run(house: House, bridge: Bridge, sizes: Sizes, about: dict[str, str]) -> D
     port = free_port()
     down = bridge.subscribe(f"http://127.0.0.1:{port}/", limited=lambda one: replace(one, rate=sizes.rate))[0].id
     with _Healthy(house, bridge) as healthy:
-        worker = house.start("worker", "-m", "tests.bench.drill", "worker", "--concurrency", "8")
+        worker = house.start("worker", "-m", "tests.bench.drill", "--concurrency", "8")
         house.start("beat", "-m", "tasks", "beat")
-        _wait_until("the healthy receiver hears of its events", lambda: healthy.arrived > 0, 60)
+        wait_until("the healthy receiver hears of its events", lambda: healthy.arrived > 0, 60)
         healthy.begin("before")
         quiet = healthy.arrived + _BEFORE
-        _wait_until("it has heard enough to compare with", lambda: healthy.arrived >= quiet, 60)
+        wait_until("it has heard enough to compare with", lambda: healthy.arrived >= quiet, 60)
         idle_rss = rss_of(worker)
         began_s = healthy.begin("down")
         apart(fill, house.environment, down, sizes.events)
-        _wait_until("the outage is over", lambda: time.monotonic() >= began_s + sizes.outage_s, sizes.outage_s + 1)
+        wait_until("the outage is over", lambda: time.monotonic() >= began_s + sizes.outage_s, sizes.outage_s + 1)
         probes = _failures(bridge, down)
-        house.start("receiver", "-m", "tests.bench.drill", "receiver", str(port))
-        _wait_until("the receiver is back", lambda: listens(port), 30, 0.01)
+        house.start("receiver", "-m", "tests.bench.listener", str(port))
+        wait_until("the receiver is back", lambda: listens(port), 30, 0.01)
         back_s = healthy.begin("draining")
-        busy_s = cpu_s(worker.pid)
-        _wait_until("all is drained", lambda: ask(port).phones_done(sizes.events // EACH), sizes.within_s, 0.2)
+        busy_s, server_s = cpu_s(worker.pid), server_cpu_s(house.server.url)
+        wait_until("all is drained", lambda: ask(port).phones_done(sizes.events // EACH), sizes.within_s, 0.2)
         cpu = (cpu_s(worker.pid) - busy_s) / sizes.events * 1e6
+        server_cpu = (server_cpu_s(house.server.url) - server_s) / sizes.events * 1e6
         drained = ask(port).drained
-        _wait_until("it is all written down", lambda: not _waiting(bridge, down), 30)
+        wait_until("it is all written down", lambda: not _waiting(bridge, down), 30)
         # The most it had while there was something to do: before that is read, it must have done it.
         rss = most_rss_of(worker)
     tally = bridge.queues.tallies([down])[down]
     return Drill(
         about=about,
+        events=sizes.events,
         drained=drained,
         probes=probes,
         first_after_s=max(0.0, drained.first_s - back_s),
@@ -158,6 +191,7 @@ def _run(house: House, bridge: Bridge, sizes: Sizes, about: dict[str, str]) -> D
         took_s=drained.last_s - drained.first_s,
         rate=drained.requests / max(0.001, drained.last_s - drained.first_s),
         cpu=cpu,
+        server_cpu=server_cpu,
         idle_rss=idle_rss,
         rss=rss,
         dead=tally.dead,
@@ -172,14 +206,6 @@ def _failures(bridge: Bridge, name: str) -> int:
 
 def _waiting(bridge: Bridge, name: str) -> int:
     return bridge.queues.tallies([name])[name].waiting
-
-
-def _wait_until(what: str, done: Callable[[], bool], within_s: float, every_s: float = 0.05) -> None:
-    deadline = time.monotonic() + within_s
-    while not done():
-        if time.monotonic() > deadline:
-            raise TimeoutError(f"not within {within_s:.0f} s: {what}")
-        time.sleep(every_s)
 
 
 def rss_of(child: Child) -> int:
@@ -209,45 +235,8 @@ def fill(environment: Mapping[str, str], name: str, count: int) -> None:
     for sequence in range(1, EACH + 1):
         numbers = iter(range(count // EACH))
         while batch := list(islice(numbers, _AT_ONCE)):
-            _commit(bridge, name, [f"down{number:011d}" for number in batch], sequence)
+            commit(bridge, name, [f"down{number:011d}" for number in batch], sequence)
     bridge.close()
-
-
-def _commit(bridge: Bridge, name: str, session_nos: Sequence[str], sequence: int = 1) -> None:
-    versions = {}
-    if sequence > 1:
-        versions = {no: one.version for no, one in bridge.sessions.read(DEFAULT_ACCOUNT, session_nos).items()}
-    state = SessionState(sent_ms=1, tracked_ms=1)
-    writes = [
-        Write(no, versions.get(no, b""), state, Due.NONE, None, [_entry(no, name, sequence)]) for no in session_nos
-    ]
-    if any(result is not CommitResult.WRITTEN for result in bridge.sessions.commit(DEFAULT_ACCOUNT, writes).values()):
-        raise AssertionError("a commit was refused")
-
-
-def _entry(session_no: str, name: str, sequence: int) -> Entry:
-    now_ms = int(time.time() * 1000)
-    phone = "(86)18500000000"
-    record = events.Record(
-        schema=events.SCHEMA,
-        session_no=session_no,
-        phone=phone,
-        user_id="1213",
-        status=int(Status.DELIVERED if sequence > 1 else Status.UNKNOWN),
-        previous=int(Status.UNKNOWN if sequence > 1 else Status.TRACKED),
-        sequence=sequence,
-        corrected=False,
-        late=False,
-        result="发送成功" if sequence > 1 else "状态未知",
-        code="DELIVRD" if sequence > 1 else "",
-        description="",
-        receipt_time=now_ms // 1000,
-        segments=1,
-        observed_ms=now_ms,
-        previous_poll_ms=now_ms,
-        metadata="",
-    )
-    return Entry(events.pack(record), [Route(name, events.lane_id(session_no, phone))])
 
 
 # The one that is well
@@ -258,7 +247,7 @@ class _Healthy:
 
     def __init__(self, house: House, bridge: Bridge) -> None:
         self._port = free_port()
-        house.start("healthy", "-m", "tests.bench.drill", "receiver", str(self._port), "note")
+        house.start("healthy", "-m", "tests.bench.listener", str(self._port), "note")
         self._bridge = bridge
         self._app = Celery(broker=house.server.url, set_as_current=False)
         self._name = bridge.subscribe(f"http://127.0.0.1:{self._port}/")[0].id
@@ -269,7 +258,7 @@ class _Healthy:
         self._heard: dict[str, float] = {}
 
     def __enter__(self) -> _Healthy:
-        _wait_until("the healthy receiver listens", lambda: listens(self._port), 30)
+        wait_until("the healthy receiver listens", lambda: listens(self._port), 30)
         self._thread.start()
         return self
 
@@ -278,7 +267,7 @@ class _Healthy:
         self._thread.join(10)
         self._app.close()
         if _error[0] is None:
-            _wait_until("its last events arrive", lambda: self.arrived >= len(self._sent), 60)
+            wait_until("its last events arrive", lambda: self.arrived >= len(self._sent), 60)
             self._heard = ask(self._port).heard
 
     def begin(self, phase: str) -> float:
@@ -296,14 +285,9 @@ class _Healthy:
         found: dict[str, dict[str, float]] = {}
         ends = [at for _, at in self._phases[1:]] + [float("inf")]
         for (phase, begin), end in list(zip(self._phases, ends, strict=True))[1:]:
-            took = sorted(1000 * (self._heard[no] - at) for no, at in self._sent.items() if begin <= at < end)
+            took = [1000 * (self._heard[no] - at) for no, at in self._sent.items() if begin <= at < end]
             if took:
-                found[phase] = {
-                    "events": len(took),
-                    "p50": took[len(took) // 2],
-                    "p99": took[len(took) * 99 // 100],
-                    "worst": took[-1],
-                }
+                found[phase] = {"events": len(took)} | quantiles(took)
         return found
 
     def _publish(self) -> None:
@@ -311,26 +295,17 @@ class _Healthy:
         while not self._stop.wait(_WELL_EVERY_S):
             session_no = f"well{number:08d}"
             at = time.monotonic()
-            _commit(self._bridge, self._name, [session_no])
+            commit(self._bridge, self._name, [session_no])
             if self._bridge.wakes.take("deliver", 2_000):
                 self._app.send_task("bridge.deliver", queue="bridge.deliver")  # as a poll does
             self._sent[session_no] = at
             number += 1
 
 
-# Processes of their own
+# A process of its own
 
 
-def main(argv: Sequence[str]) -> int:
-    """One of the processes that the drill starts."""
-    kind, *options = argv
-    if kind == "receiver":
-        asyncio.run(serve(int(options[0]), note=options[1:] == ["note"]))
-        return 0
-    return _worker(options)
-
-
-def _worker(options: Sequence[str]) -> int:
+def main(options: Sequence[str]) -> int:
     """A worker as ``bridge worker`` is, but for its breaker's waits, which no setting can shorten."""
     from tasks.__main__ import main as tasks_main
     from tasks.app import processes

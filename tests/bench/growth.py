@@ -16,7 +16,7 @@ import msgspec
 
 from bridge.cli.family import Family
 from bridge.domain.accounts import DEFAULT_ACCOUNT
-from bridge.domain.commits import ABSENT, Due, Write
+from bridge.domain.commits import ABSENT, Write
 from bridge.domain.polls import Outcome, noted
 from bridge.domain.status import SessionState
 from bridge.domain.tracking import SessionRequest
@@ -24,9 +24,15 @@ from bridge.polling.poll import Batch
 from bridge.store import keys
 from bridge.store.client import Argument
 from bridge.wiring import Bridge
+from tests.bench.delivery import fill as deliver_to
+from tests.bench.figures import Goal, Measured, Samples, by_name, ratio, total
 from tests.bench.house import House, open_bridge
-from tests.bench.machine import apart, describe_machine, median_by
+from tests.bench.machine import apart
+from tests.bench.receiver import Receiver
+from tests.bench.senders import bridge_slices
 
+WORKS = ("track", "poll", "poll one that waits", "deliver")
+_BARE = {"track": "bare, new", "poll": "bare, new", "poll one that waits": "bare, waiting"}
 _A_MESSAGE = 100
 _AT_ONCE = 1_000
 _WARM_UP = 10
@@ -35,51 +41,103 @@ _NEW = b"n" * 40  # about as much as a session that was just tracked
 
 
 class Sizes(msgspec.Struct, frozen=True, kw_only=True):
-    """How many sessions wait, and messages, or calls, of 100 that are measured among them, in each of the rounds."""
+    """How many sessions wait, each on a server of its own; messages, or calls, of 100, and events, that are measured
+    among them; how often at each size.
+    """
 
     waiting: tuple[int, ...]
     messages: int
+    events: int
     rounds: int
 
 
-class Growth(msgspec.Struct, frozen=True, kw_only=True):
-    """By how many wait: µs of CPU a session, of the process and of the server; bytes a session that waits."""
-
-    about: dict[str, str]
-    by_size: dict[int, dict[str, float]]
-
-
-def measure(sizes: Sizes) -> Growth:
+def measure(sizes: Sizes) -> Measured:
     """Fill a server for each size, and measure in turns on all of them: what else the machine does meets them alike."""
     with Family("bench") as family:
         houses = {size: House(family) for size in sizes.waiting}
-        last = houses[sizes.waiting[-1]]
-        about = describe_machine(last.server.url)
-        about |= {"measured": f"{sizes.messages} × {_A_MESSAGE} sessions", "rounds": str(sizes.rounds)}
-        found = {}
+        receiver = Receiver(family, houses[sizes.waiting[0]].directory)
+        held_b: dict[int, float] = {}
         for size, house in houses.items():
+            house.empty()
             apart(fill, house.environment, 0, size)
-            found[size] = {"bytes": apart(held, house.environment) / size}
+            held_b[size] = apart(held, house.environment) / size
         rounds: dict[int, list[dict[str, float]]] = {size: [] for size in houses}
         for number in range(sizes.rounds):
             for size, house in houses.items():
-                rounds[size].append(apart(costs, house.environment, sizes.messages, size, seed=number))
-        for size, measured in rounds.items():
-            found[size] |= median_by(measured)
-        apart(note_polls, last.environment)
-        found[sizes.waiting[-1]] |= {"bytes, 16 polls noted": apart(held, last.environment) / sizes.waiting[-1]}
-        return Growth(about=about, by_size=found)
+                found = apart(costs, house.environment, sizes.messages, size, seed=number)
+                found |= _delivered(house, receiver, sizes.events, f"d{number}x")
+                rounds[size].append(found)
+    figures = {size: by_name(found) | {"bytes each": (held_b[size],)} for size, found in rounds.items()}
+    return Measured(
+        about={"measured": f"{sizes.messages} × {_A_MESSAGE} sessions and {sizes.events:,} events among them"},
+        figures={f"{size:,} waiting": found for size, found in figures.items()},
+        goals=_goals(figures),
+    )
+
+
+def _goals(figures: Mapping[int, Mapping[str, Samples]]) -> tuple[Goal, ...]:
+    sizes = list(figures)
+    first, last = figures[sizes[0]], figures[sizes[-1]]
+    goals = []
+    for what in WORKS:
+        process, server = cpu_of(what, "process"), cpu_of(what, "server")
+        own = ratio(last[process], first[process])
+        both = ratio(total(last[process], last[server]), total(first[process], first[server]))
+        for whose, samples in (("the process's", own), ("with the server's", both)):
+            goals.append(
+                Goal(
+                    what=f"growth: CPU to {what}, {whose}, {sizes[-1]:,} waiting",
+                    unit="×",
+                    samples=samples,
+                    wanted=1.2,
+                    reference=f"{sizes[0]:,} waiting",
+                )
+            )
+    for what, bare in _BARE.items():
+        ours, plain = (ratio(last[cpu_of(one, "server")], first[cpu_of(one, "server")]) for one in (what, bare))
+        goals.append(
+            Goal(
+                what=f"growth: the server's, to {what}, of plain commands'",
+                unit="×",
+                samples=ratio(ours, plain),
+                reference="GET, SET and ZADD of the same keys",
+            )
+        )
+    goals.append(
+        Goal(
+            what=f"memory: a waiting session with 16 polls noted, of {sizes[-1]:,}",
+            unit="B",
+            samples=last["bytes each"],
+            wanted=300,
+        )
+    )
+    return tuple(goals)
+
+
+def cpu_of(what: str, whose: str) -> str:
+    """The name of a figure."""
+    return f"CPU µs to {what}, {whose}"
+
+
+def _delivered(house: House, receiver: Receiver, count: int, prefix: str) -> dict[str, float]:
+    deliver_to(house, receiver.url, count, prefix=prefix)
+    found = apart(bridge_slices, house.environment, count)
+    return {
+        cpu_of("deliver", "process"): found["CPU µs/event"],
+        cpu_of("deliver", "server"): found["CPU µs/event, server"],
+    }
 
 
 def fill(environment: Mapping[str, str], begin: int, end: int) -> None:
-    """Let one-phone sessions wait for the next hours, as tracked and polled a few times."""
+    """Let one-phone sessions wait for the next hours, as tracked and polled 16 times: more is never noted."""
     bridge = open_bridge(environment)
     now_ms = bridge.clock.now_ms()
+    notes = _noted(16)
     for at in range(begin, end, _AT_ONCE):
         writes = []
         for number in range(at, min(end, at + _AT_ONCE)):
             sent_ms = now_ms - number * 7 % (6 * _HOUR_MS)
-            state = SessionState(sent_ms, sent_ms, now_ms, expected_count=1, notes=_noted(6))
+            state = SessionState(sent_ms, sent_ms, now_ms, expected_count=1, notes=notes)
             due_ms, watch_ms = now_ms + _HOUR_MS + number * 13 % (9 * _HOUR_MS), _watched(sent_ms)
             writes.append(Write(_waiting(number), ABSENT, state, due_ms, None, watch_ms=watch_ms))
         bridge.sessions.commit(DEFAULT_ACCOUNT, writes)
@@ -88,21 +146,6 @@ def fill(environment: Mapping[str, str], begin: int, end: int) -> None:
 
 def _waiting(number: int) -> str:
     return f"w{number:07x}"
-
-
-def note_polls(environment: Mapping[str, str]) -> None:
-    """Note 16 polls with every session: the most that one keeps."""
-    bridge = open_bridge(environment)
-    names = [name for name, _ in bridge.sessions.scan(DEFAULT_ACCOUNT)]
-    for at in range(0, len(names), _AT_ONCE):
-        stored = bridge.sessions.read(DEFAULT_ACCOUNT, names[at : at + _AT_ONCE])
-        writes = [
-            Write(name, one.version, msgspec.structs.replace(one.state, notes=_noted(16)), Due.KEEP, None)
-            for name, one in stored.items()
-            if one.state is not None
-        ]
-        bridge.sessions.commit(DEFAULT_ACCOUNT, writes)
-    bridge.close()
 
 
 def _noted(polls: int) -> bytes:
@@ -147,12 +190,12 @@ def costs(environment: Mapping[str, str], messages: int, size: int, *, seed: int
     bridge.sessions.poll_now(DEFAULT_ACCOUNT, [name for group in waiting[half:] for name in group])
     found |= _by_part("poll one that waits", bridge, [partial(_poll, bridge)] * len(waiting[half:]))
     bridge.close()
-    return {name: micros for name, micros in found.items() if not name.startswith("bare") or name.endswith("server")}
+    return {name: micros for name, micros in found.items() if "bare" not in name or name.endswith("server")}
 
 
 def _by_part(what: str, bridge: Bridge, works: Sequence[Callable[[], object]]) -> dict[str, float]:
     _timed(bridge, works[:_WARM_UP])
-    return {f"{what}, {where}": micros for where, micros in _timed(bridge, works[_WARM_UP:]).items()}
+    return {cpu_of(what, where): micros for where, micros in _timed(bridge, works[_WARM_UP:]).items()}
 
 
 def _track(bridge: Bridge, names: Sequence[str]) -> None:

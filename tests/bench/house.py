@@ -5,7 +5,8 @@ from __future__ import annotations
 import base64
 import secrets
 import sys
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import redis
@@ -43,7 +44,10 @@ class House:
 
     def empty(self) -> None:
         """Forget everything, so that each round begins alike."""
-        redis.Redis.from_url(self.server.url, protocol=2).flushall()
+        with redis.Redis.from_url(self.server.url, protocol=2) as store:
+            store.flushall()
+        for kept in (self.directory / "stores").glob("*.id"):
+            kept.unlink()  # emptied on purpose: else the bridge waits to see whether it is the store that it was
 
     def start(self, name: str, *arguments: str, extra: Mapping[str, str] | None = None) -> Child:
         """Start this interpreter with ``arguments`` in the repository."""
@@ -55,3 +59,12 @@ class House:
 def open_bridge(environment: Mapping[str, str]) -> Bridge:
     """The bridge as a worker opens it."""
     return Bridge(load_settings(environment, env_file=None))
+
+
+def wait_until(what: str, done: Callable[[], bool], within_s: float = 120.0, every_s: float = 0.02) -> None:
+    """Look until it is so; raises TimeoutError, saying ``what`` was waited for."""
+    deadline = time.monotonic() + within_s
+    while not done():
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"not within {within_s:.0f} s: {what}")
+        time.sleep(every_s)

@@ -13,17 +13,18 @@ from urllib.parse import parse_qsl
 
 import msgspec
 
-from bridge.cli.family import Family
+from bridge.cli.family import Child, Family
 from bridge.domain.accounts import DEFAULT_ACCOUNT
 from bridge.domain.commits import ABSENT, Write
 from bridge.domain.status import SessionState
 from bridge.wiring import Bridge
-from tests.bench.house import House, open_bridge
-from tests.bench.machine import describe_machine, median_by
+from tests.bench.figures import Goal, Measured, by_name, quantiles
+from tests.bench.house import House, open_bridge, wait_until
+from tests.bench.machine import cpu_s
 from tests.hostile import Connection, ok, serving
 
 _A_COMMIT = 100
-_WITHIN_S = 120.0
+_ALL = "every session is told of"
 
 
 class Sizes(msgspec.Struct, frozen=True, kw_only=True):
@@ -32,14 +33,6 @@ class Sizes(msgspec.Struct, frozen=True, kw_only=True):
     burst: int
     seconds: int
     rounds: int
-
-
-class Latency(msgspec.Struct, frozen=True, kw_only=True):
-    """Medians: sessions a second at full load, and at half load ms from the answer to the callback's arrival."""
-
-    about: dict[str, str]
-    full: dict[str, float]
-    half: dict[str, float]
 
 
 class _World:
@@ -69,56 +62,74 @@ class _World:
             connection.sock.sendall(ok())
 
 
-def measure(sizes: Sizes) -> Latency:
+def measure(sizes: Sizes) -> Measured:
     """Find the full load, then keep up half of it."""
+    rounds: tuple[list[dict[str, float]], list[dict[str, float]]] = ([], [])
     with Family("bench") as family:
         house = House(family)
-        about = describe_machine(house.server.url) | {"rounds": str(sizes.rounds)}
-        about |= {"half load": f"{sizes.seconds} s", "full load": f"{sizes.burst:,} sessions at once"}
-        full: list[dict[str, float]] = []
-        half: list[dict[str, float]] = []
         for _ in range(sizes.rounds):
-            house.empty()
-            world = _World()
-            with serving(world.provide) as provider, serving(world.receive) as receiver:
-                extra = {"BRIDGE_PROVIDER_URL": provider.url, "BRIDGE_PROVIDER_RATE": "1000"}
-                worker = house.start("worker", "-m", "tasks", "worker", "--concurrency", "8", extra=extra)
-                beat = house.start("beat", "-m", "tasks", "beat", extra=extra)
-                bridge = open_bridge(house.environment)
-                try:
-                    bridge.subscribe(receiver.url)
-                    bridge.tracking.note_account(DEFAULT_ACCOUNT)
-                    _round(bridge, world, sizes, full, half)
-                finally:
-                    beat.terminate()
-                    worker.terminate()
-                    beat.wait(30)
-                    worker.wait(30)
-                    bridge.close()
-        return Latency(about=about, full=median_by(full), half=median_by(half))
+            for found, one in zip(rounds, _round(house, sizes), strict=True):
+                found.append(one)
+    full, half = map(by_name, rounds)
+    return Measured(
+        about={"half load": f"{sizes.seconds} s", "full load": f"{sizes.burst:,} sessions at once"},
+        figures={"full load": full, "half load": half},
+        goals=(
+            Goal(what="latency: provider's answer to callback, p50", unit="ms", samples=half["p50 ms"], wanted=15),
+            Goal(what="latency: provider's answer to callback, p99", unit="ms", samples=half["p99 ms"], wanted=100),
+        ),
+    )
 
 
-def _round(
-    bridge: Bridge, world: _World, sizes: Sizes, full: list[dict[str, float]], half: list[dict[str, float]]
-) -> None:
-    # The first calls of a worker import and connect: they are nobody's latency.
-    _store(bridge, (f"warm{number:09d}" for number in range(_A_COMMIT)), lambda now_ms: now_ms)
-    _wait(lambda: len(world.told) == _A_COMMIT)
+def _round(house: House, sizes: Sizes) -> tuple[dict[str, float], dict[str, float]]:
+    """Full load, then half of it, with fresh processes on an emptied server."""
+    house.empty()
+    world = _World()
+    with serving(world.provide) as provider, serving(world.receive) as receiver:
+        extra = {"BRIDGE_PROVIDER_URL": provider.url, "BRIDGE_PROVIDER_RATE": "1000"}
+        worker = house.start("worker", "-m", "tasks", "worker", "--concurrency", "8", extra=extra)
+        beat = house.start("beat", "-m", "tasks", "beat", extra=extra)
+        bridge = open_bridge(house.environment)
+        try:
+            bridge.subscribe(receiver.url)
+            bridge.tracking.note_account(DEFAULT_ACCOUNT)
+            # The first calls of a worker import and connect: they are nobody's latency.
+            _store(bridge, (f"warm{number:09d}" for number in range(_A_COMMIT)), lambda now_ms: now_ms)
+            wait_until(_ALL, lambda: len(world.told) == _A_COMMIT)
+            full = _full(bridge, world, sizes, worker)
+            return full, _half(bridge, world, sizes, full["sessions/s"])
+        finally:
+            beat.terminate()
+            worker.terminate()
+            beat.wait(30)
+            worker.wait(30)
+            bridge.close()
+
+
+def _full(bridge: Bridge, world: _World, sizes: Sizes, worker: Child) -> dict[str, float]:
+    """How many sessions a second when all are due at once, and the CPU of each that is polled and told of."""
+    busy_s = cpu_s(worker.pid)
     _store(bridge, (f"full{number:09d}" for number in range(sizes.burst)), lambda now_ms: now_ms)
-    _wait(lambda: len(world.told) == _A_COMMIT + sizes.burst)
+    wait_until(_ALL, lambda: len(world.told) == _A_COMMIT + sizes.burst)
     told = [at for no, at in world.told.items() if no.startswith("full")]
     answered = [at for no, at in world.answered.items() if no.startswith("full")]
-    rate = sizes.burst / (max(told) - min(answered))
-    full.append({"rate": rate})
-    count = int(rate / 2 * sizes.seconds)
+    return {
+        "sessions/s": sizes.burst / (max(told) - min(answered)),
+        "CPU µs/session, worker": (cpu_s(worker.pid) - busy_s) / sizes.burst * 1e6,
+    }
+
+
+def _half(bridge: Bridge, world: _World, sizes: Sizes, rate: float) -> dict[str, float]:
+    """Half as many a second, evenly: ms from each session's answer to its callback."""
+    before, count = len(world.told), int(rate / 2 * sizes.seconds)
     begin_ms = bridge.clock.now_ms() + 2_000
     due = iter(range(count))
     _store(
         bridge, (f"half{number:09d}" for number in range(count)), lambda _now: begin_ms + int(next(due) * 2000 / rate)
     )
-    _wait(lambda: len(world.told) == _A_COMMIT + sizes.burst + count)
-    took = sorted(1000 * (at - world.answered[no]) for no, at in world.told.items() if no.startswith("half"))
-    half.append({"rate": rate / 2, "p50": took[len(took) // 2], "p99": took[len(took) * 99 // 100], "worst": took[-1]})
+    wait_until(_ALL, lambda: len(world.told) == before + count)
+    took = [1000 * (at - world.answered[no]) for no, at in world.told.items() if no.startswith("half")]
+    return {"sessions/s": rate / 2} | quantiles(took)
 
 
 def _store(bridge: Bridge, session_nos: Iterator[str], due_ms: Callable[[int], int]) -> None:
@@ -141,11 +152,3 @@ def _receipt(session_no: str) -> dict[str, object]:
         "UserId": "",
     }
     return {"SessionNo": session_no, "ReceiptSet": [receipt]}
-
-
-def _wait(done: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + _WITHIN_S
-    while not done():
-        if time.monotonic() > deadline:
-            raise TimeoutError("not every session was told of")
-        time.sleep(0.02)

@@ -1,12 +1,18 @@
-"""A receiver that checks: it parses each callback, and remembers of each phone what it has heard."""
+"""A receiver that checks: it parses each callback, and remembers of each phone what it has heard.
+
+``python -m tests.bench.listener PORT [note]``.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import sys
 import time
 from urllib.request import urlopen
 
 import msgspec
+
+from tests.bench.answering import NO_CONTENT, serve, whole
 
 EACH = 2  # events of each phone: they must arrive in their order
 
@@ -83,37 +89,6 @@ class _Seen:
         return msgspec.json.encode(Told(drained, self._heard if whole else {}))
 
 
-class _Connection(asyncio.Protocol):
-    """Requests one after another on one connection."""
-
-    def __init__(self, seen: _Seen) -> None:
-        self._seen = seen
-        self._buffer = b""
-        self._transport: asyncio.WriteTransport | None = None
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = transport if isinstance(transport, asyncio.WriteTransport) else None
-
-    def data_received(self, data: bytes) -> None:
-        self._buffer += data
-        while (end := self._buffer.find(b"\r\n\r\n")) >= 0:
-            head = self._buffer[:end].lower()
-            _, found, rest = head.partition(b"\r\ncontent-length:")
-            whole = end + 4 + (int(rest.partition(b"\r\n")[0]) if found else 0)
-            if len(self._buffer) < whole:
-                return
-            body, self._buffer = self._buffer[end + 4 : whole], self._buffer[whole:]
-            if self._transport is not None:
-                self._transport.write(self._answer(head, body))
-
-    def _answer(self, head: bytes, body: bytes) -> bytes:
-        if head.startswith(b"post "):
-            self._seen.take(body)
-            return b"HTTP/1.1 204 No Content\r\n\r\n"
-        told = self._seen.tell(whole=head.startswith(b"get /status "))
-        return b"HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: %d\r\n\r\n%s" % (len(told), told)
-
-
 def listens(port: int) -> bool:
     """Whether a receiver is there."""
     try:
@@ -129,9 +104,18 @@ def ask(port: int, what: str = "status") -> Told:
         return msgspec.json.decode(answer.read(), type=Told)
 
 
-async def serve(port: int, *, note: bool) -> None:
+async def listen(port: int, *, note: bool) -> None:
     """Listen on a port; ``note`` when each phone was heard, too."""
     seen = _Seen(note=note)
-    loop = asyncio.get_running_loop()
-    server = await loop.create_server(lambda: _Connection(seen), "127.0.0.1", port, backlog=4096)
-    await server.serve_forever()
+
+    def answer(head: bytes, body: bytes) -> bytes:
+        if head.startswith(b"post "):
+            seen.take(body)
+            return NO_CONTENT
+        return whole(seen.tell(whole=head.startswith(b"get /status ")))
+
+    await serve(port, answer)
+
+
+if __name__ == "__main__":
+    asyncio.run(listen(int(sys.argv[1]), note=sys.argv[2:] == ["note"]))

@@ -1,19 +1,21 @@
-"""What was measured on, and how: CPU of processes, medians, and one measurement in a process of its own."""
+"""What was measured on, and how: CPU of processes and servers, and one measurement in a process of its own."""
 
 from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Callable, Mapping, Sequence
+import subprocess
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from importlib.metadata import version
 from multiprocessing import get_context
 from pathlib import Path
-from typing import ParamSpec, TypeVar
+from typing import ParamSpec, TypeVar, cast
 
 import redis
 
 from bridge.delivery.libcurl import pycurl
+from bridge.store.server_program import find_server_binary
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -39,24 +41,38 @@ def _children(pid: int) -> list[int]:
     return [int(child) for one in lists for child in one.read_text().split()]
 
 
-def median_by(rounds: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """The median of each figure over several rounds; of an even number, the lower middle one."""
-    return {name: sorted(one[name] for one in rounds)[(len(rounds) - 1) // 2] for name in rounds[0]}
+def server_cpu_s(url: str) -> float:
+    """Seconds of CPU, user and system, that a Redis or Valkey server has taken."""
+    with redis.Redis.from_url(url, protocol=2) as client:
+        cpu = cast("dict[str, float]", client.info("cpu"))
+    return cpu["used_cpu_user"] + cpu["used_cpu_sys"]
 
 
-def describe_machine(store_url: str) -> dict[str, str]:
-    """Machine and versions, as a table's caption."""
+def describe() -> dict[str, str]:
+    """The machine, and the versions of what is measured on it."""
     models = [line.partition(":")[2].strip() for line in _lines("/proc/cpuinfo") if line.startswith("model name")]
-    about = redis.Redis.from_url(store_url, protocol=2).info("server")
     return {
-        "machine": f"{os.cpu_count()} × {models[0] if models else platform.machine()}",
-        "load": " ".join(f"{load:.1f}" for load in os.getloadavg()),
-        "python": platform.python_version(),
+        "machine": models[0] if models else platform.machine(),
+        "cores": str(os.cpu_count()),
+        "kernel": f"{platform.system()} {platform.release()}",
+        "Python": platform.python_version(),
         "libcurl": pycurl.version_info()[1],
-        "server": f"{about.get('server_name', 'redis')} {about.get('valkey_version', about['redis_version'])}",
-        "celery": version("celery"),
+        "server": _server_version(),
+        "Celery": version("celery"),
         "redis-py": version("redis"),
     }
+
+
+def _server_version() -> str:
+    """Of the server that is embedded: ``Valkey 9.1.2``."""
+    said = subprocess.run([find_server_binary(), "--version"], capture_output=True, text=True, timeout=10, check=True)
+    name, _, rest = said.stdout.partition(" server v=")
+    return f"{name} {rest.split()[0]}"
+
+
+def load() -> str:
+    """The machine's load averages, of 1, 5 and 15 minutes."""
+    return " ".join(f"{one:.1f}" for one in os.getloadavg())
 
 
 def _lines(path: str) -> list[str]:

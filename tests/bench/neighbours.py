@@ -14,15 +14,11 @@ from multiprocessing.synchronize import Event
 import msgspec
 
 from bridge.cli.family import Family
-from bridge.domain import events
-from bridge.domain.accounts import DEFAULT_ACCOUNT
-from bridge.domain.commits import Due, Entry, Route, Write
-from bridge.domain.receipts import Status
-from bridge.domain.status import SessionState
 from bridge.wiring import Bridge
 from tasks.process import Process
+from tests.bench.figures import Goal, Measured, by_name, quantiles, ratio
 from tests.bench.house import House, open_bridge
-from tests.bench.machine import describe_machine, median_by
+from tests.bench.waiting import commit
 from tests.hostile import Connection, ok, serving
 
 HANGING = 50
@@ -39,25 +35,28 @@ class Sizes(msgspec.Struct, frozen=True, kw_only=True):
     rounds: int
 
 
-class Neighbours(msgspec.Struct, frozen=True, kw_only=True):
-    """Medians, ms from an event's commit to its arrival at the healthy receiver."""
-
-    about: dict[str, str]
-    alone: dict[str, float]
-    beside: dict[str, float]
-
-
-def measure(sizes: Sizes) -> Neighbours:
+def measure(sizes: Sizes) -> Measured:
     """Both in turns, each with fresh processes on an emptied server."""
     with Family("bench") as family:
         house = House(family)
-        about = describe_machine(house.server.url) | {"rounds": str(sizes.rounds)}
-        about |= {"load of the healthy one": f"{_PER_SECOND} events/s for {sizes.seconds} s"}
-        alone, beside = [], []
+        rounds: tuple[list[dict[str, float]], list[dict[str, float]]] = ([], [])
         for _ in range(sizes.rounds):
-            alone.append(_latencies(house, sizes.seconds, 0))
-            beside.append(_latencies(house, sizes.seconds, HANGING))
-        return Neighbours(about=about, alone=median_by(alone), beside=median_by(beside))
+            for found, hanging in zip(rounds, (0, HANGING), strict=True):
+                found.append(_latencies(house, sizes.seconds, hanging))
+    alone, beside = map(by_name, rounds)
+    return Measured(
+        about={"load of the healthy one": f"{_PER_SECOND} events/s for {sizes.seconds} s"},
+        figures={"alone": alone, f"beside {HANGING} that hang": beside},
+        goals=(
+            Goal(
+                what=f"neighbours: a receiver's p99 beside {HANGING} that hang, of alone",
+                unit="×",
+                samples=ratio(beside["p99 ms"], alone["p99 ms"]),
+                wanted=2,
+                reference="alone",
+            ),
+        ),
+    )
 
 
 def _latencies(house: House, seconds: int, hanging: int) -> dict[str, float]:
@@ -75,7 +74,7 @@ def _latencies(house: House, seconds: int, hanging: int) -> dict[str, float]:
         url = f"http://127.0.0.1:{stuck.getsockname()[1]}"
         for number in range(hanging):
             name = bridge.subscribe(f"{url}/{number}")[0].id
-            _commit(bridge, name, [f"stuck{number:03d}n{one:05d}" for one in range(_BACKLOG)])
+            commit(bridge, name, [f"stuck{number:03d}n{one:05d}" for one in range(_BACKLOG)])
         healthy = bridge.subscribe(well.url)[0].id
         with _worker(house.environment):
             sent = _publish(bridge, healthy, seconds)
@@ -83,8 +82,7 @@ def _latencies(house: House, seconds: int, hanging: int) -> dict[str, float]:
             while len(arrived) < len(sent) and time.monotonic() < deadline:
                 time.sleep(0.05)
     bridge.close()
-    took = sorted(1000 * (arrived.get(no, float("inf")) - at) for no, at in sent.items())
-    return {"p50": took[len(took) // 2], "p99": took[len(took) * 99 // 100], "worst": took[-1], "events": len(took)}
+    return quantiles([1000 * (arrived.get(no, float("inf")) - at) for no, at in sent.items()])
 
 
 def _publish(bridge: Bridge, name: str, seconds: int) -> dict[str, float]:
@@ -95,44 +93,9 @@ def _publish(bridge: Bridge, name: str, seconds: int) -> dict[str, float]:
         time.sleep(max(0.0, began + turn * 10 / _PER_SECOND - time.monotonic()))
         batch = [f"well{turn:06d}n{one}" for one in range(10)]
         at = time.monotonic()
-        _commit(bridge, name, batch)
+        commit(bridge, name, batch)
         sent |= dict.fromkeys(batch, at)
     return sent
-
-
-def _commit(bridge: Bridge, name: str, session_nos: list[str]) -> None:
-    bridge.sessions.commit(
-        DEFAULT_ACCOUNT,
-        [
-            Write(no, b"", SessionState(sent_ms=1, tracked_ms=1), Due.NONE, None, [_entry(no, name)])
-            for no in session_nos
-        ],
-    )
-
-
-def _entry(session_no: str, name: str) -> Entry:
-    now_ms = int(time.time() * 1000)
-    phone = "(86)18500000000"
-    record = events.Record(
-        schema=events.SCHEMA,
-        session_no=session_no,
-        phone=phone,
-        user_id="",
-        status=int(Status.DELIVERED),
-        previous=int(Status.TRACKED),
-        sequence=1,
-        corrected=False,
-        late=False,
-        result="发送成功",
-        code="DELIVRD",
-        description="",
-        receipt_time=now_ms // 1000,
-        segments=1,
-        observed_ms=now_ms,
-        previous_poll_ms=now_ms,
-        metadata="",
-    )
-    return Entry(events.pack(record), [Route(name, events.lane_id(session_no, phone))])
 
 
 @contextmanager

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import json
-import logging
 import random
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, cast
 
 import msgspec
 
@@ -19,44 +17,64 @@ from bridge.polling.poll import Batch, Poller
 from bridge.provider.client import UsmsClient
 from bridge.provider.wire import Receipts, parse_answer
 from bridge.wiring import Bridge
+from tests.bench.figures import Goal, Measured, by_name, ratio
 from tests.bench.house import House, open_bridge
-from tests.bench.machine import apart, describe_machine, median_by
+from tests.bench.machine import apart
+from tests.bench.sdk import official_sdk
 from tests.simulator import PRIVATE_KEY, PUBLIC_KEY, running_simulator
 
 SESSIONS = 100
-_BULK_DUE = 20_000
+SDK = "a call over HTTP, official SDK"
+BY_HAND = "json and a dict, nothing kept, 10 a session"
 
 
 class Sizes(msgspec.Struct, frozen=True, kw_only=True):
-    """Calls that are measured in each round, and rounds."""
+    """Calls that are measured in each round, sessions that are due for full ones, and rounds."""
 
     calls: int
+    due: int
     rounds: int
 
 
-class Polling(msgspec.Struct, frozen=True, kw_only=True):
-    """Medians of µs of CPU a receipt or an event, in the process that polls; and sessions a call of a backlog."""
-
-    about: dict[str, str]
-    micros: dict[str, float]
-    sessions_a_call: float
-
-
-def measure(sizes: Sizes) -> Polling:
+def measure(sizes: Sizes) -> Measured:
     """Run all of it, each round in a fresh process."""
     with Family("bench") as family:
         house = House(family)
-        about = describe_machine(house.server.url) | {"calls": f"{sizes.calls} of {SESSIONS} sessions"}
         rounds = []
+        full = []
         for _ in range(sizes.rounds):
             house.empty()
             rounds.append(apart(one_round, house.environment, sizes.calls))
-        house.empty()
-        return Polling(
-            about=about,
-            micros=median_by(rounds),
-            sessions_a_call=apart(sessions_a_call, house.environment),
+            house.empty()
+            full.append(apart(sessions_a_call, house.environment, sizes.due))
+    micros = by_name(rounds)
+    goals = [
+        Goal(what=f"poll: CPU of {what}", unit="µs", samples=micros[what], wanted=wanted, reference=reference)
+        for what, wanted, reference in (
+            ("an unchanged receipt, 10 a session", 3, BY_HAND),
+            ("a changed receipt, 10 a session", 25, BY_HAND),
+            ("a changed receipt, 1 a session", 60, ""),
         )
+    ]
+    call, official = micros["a call over HTTP, our client"], micros[SDK]
+    goals += [
+        Goal(
+            what="poll: less CPU a call than the official SDK",
+            unit="×",
+            samples=ratio(official, call),
+            better="more",
+            reference=SDK,
+        ),
+        Goal(
+            what=f"poll: sessions a call, of {sizes.due:,} due", unit="", samples=tuple(full), wanted=95, better="more"
+        ),
+    ]
+    return Measured(
+        about={"calls": f"{sizes.calls} of {SESSIONS} sessions"},
+        figures={what: {"CPU µs/receipt": samples} for what, samples in micros.items()},
+        references=(BY_HAND, SDK),
+        goals=tuple(goals),
+    )
 
 
 def one_round(environment: Mapping[str, str], calls: int) -> dict[str, float]:
@@ -69,9 +87,9 @@ def one_round(environment: Mapping[str, str], calls: int) -> dict[str, float]:
     found: dict[str, float] = {}
     for phones in (10, 1):
         changed, unchanged = _by_bridge(bridge, phones, calls)
-        found[f"changed, {phones} a session"] = changed
-        found[f"unchanged, {phones} a session"] = unchanged
-    found["by hand, 10 a session"] = _by_hand(10, calls)
+        found[f"a changed receipt, {phones} a session"] = changed
+        found[f"an unchanged receipt, {phones} a session"] = unchanged
+    found[BY_HAND] = _by_hand(10, calls)
     found |= _over_http(calls)
     bridge.close()
     return found
@@ -129,11 +147,11 @@ def _over_http(calls: int) -> dict[str, float]:
     with running_simulator() as simulator:
         names = [simulator.send(*(f"(86)185{place:08d}" for place in range(10))) for _ in range(SESSIONS)]
         client = UsmsClient(url=simulator.url, public_key=PUBLIC_KEY, private_key=PRIVATE_KEY, timeout_ms=10_000)
-        sdk = _official_sdk(simulator.url)
+        sdk = official_sdk(simulator.url, PUBLIC_KEY, PRIVATE_KEY)
         ours = _timed(lambda: client.fetch_receipts(names), calls)
         theirs = _timed(lambda: sdk.get_usms_send_receipt({"SessionNoSet": names}), calls)
         client.close()
-    return {"a call, our client": ours, "a call, official SDK": theirs}
+    return {"a call over HTTP, our client": ours, SDK: theirs}
 
 
 def _timed(call: Callable[[], object], calls: int) -> float:
@@ -146,16 +164,6 @@ def _timed(call: Callable[[], object], calls: int) -> float:
     return _median(spent)
 
 
-def _official_sdk(url: str) -> Any:  # the SDK carries no types
-    from ucloud.services.usms.client import USMSClient  # type: ignore[import-untyped]  # see above
-
-    quiet = logging.getLogger("bench.quiet-sdk")
-    quiet.addHandler(logging.NullHandler())
-    quiet.propagate = False
-    config = {"base_url": url, "public_key": PUBLIC_KEY, "private_key": PRIVATE_KEY, "region": "cn-bj2", "timeout": 10}
-    return cast("Any", USMSClient(config, logger=quiet))
-
-
 class _Silent:
     """A provider that has no receipts."""
 
@@ -163,7 +171,7 @@ class _Silent:
         return Receipts(by_session={no: [] for no in session_nos})
 
 
-def sessions_a_call(environment: Mapping[str, str]) -> float:
+def sessions_a_call(environment: Mapping[str, str], due: int) -> float:
     """How many sessions calls hold on average while at least 100 are due, spread over all shards."""
     bridge = open_bridge(environment)
     poller = Poller(
@@ -176,7 +184,7 @@ def sessions_a_call(environment: Mapping[str, str]) -> float:
         policy=bridge.poll_policy,
         chance=random.random,
     )
-    for begin in range(0, _BULK_DUE, 1_000):
+    for begin in range(0, due, 1_000):
         names = [SessionRequest(f"due{number}", phone_count=1, sent_at_ms=1) for number in range(begin, begin + 1_000)]
         bridge.tracker.track(DEFAULT_ACCOUNT, names)
     held = []

@@ -9,13 +9,15 @@ from __future__ import annotations
 import asyncio
 import shutil
 import socket
+import ssl
 import sys
-import time
 from pathlib import Path
-from typing import Protocol
 from urllib.request import urlopen
 
 from bridge.cli.family import Family
+from tests.bench.answering import NO_CONTENT, serve, whole
+from tests.bench.house import wait_until
+from tests.hostile import Certificate
 
 _CONFIGURATION = """
 daemon off;
@@ -32,7 +34,7 @@ http {{
   uwsgi_temp_path {directory}/uwsgi;
   scgi_temp_path {directory}/scgi;
   server {{
-    listen 127.0.0.1:{port} backlog=4096;
+    listen 127.0.0.1:{port} backlog=4096{tls};
     location = /status {{ stub_status; }}
     location / {{ return 204; }}
   }}
@@ -41,99 +43,63 @@ http {{
 
 
 class Receiver:
-    """A running receiver. ``kind`` says which."""
+    """A running receiver; with ``tls``, under a certificate of its own in ``ca_file``. ``kind`` says which it is."""
 
-    def __init__(self, family: Family, directory: Path) -> None:
+    def __init__(self, family: Family, directory: Path, *, tls: bool = False) -> None:
         self.port = free_port()
+        self.ca_file = Certificate(directory / "receiver.pem", "127.0.0.1").path if tls else None
         nginx = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin")
         self.kind = "nginx" if nginx else "Python"
         if nginx:
             configuration = directory / "nginx.conf"
-            configuration.write_text(_CONFIGURATION.format(directory=directory, port=self.port))
+            own = ";\n    ".join([" ssl", f"ssl_certificate {self.ca_file}", f"ssl_certificate_key {self.ca_file}"])
+            text = _CONFIGURATION.format(directory=directory, port=self.port, tls=own if tls else "")
+            configuration.write_text(text)
             argv = [nginx, "-e", str(directory / "error.log"), "-c", str(configuration)]
         else:
-            argv = [sys.executable, "-m", "tests.bench.receiver", str(self.port)]
-        family.start("receiver", argv, log_file=directory / "receiver.log")
+            argv = [sys.executable, "-m", "tests.bench.receiver", str(self.port), *([str(self.ca_file)] if tls else [])]
+        self._trusting = ssl.create_default_context(cafile=str(self.ca_file)) if tls else None
+        self.pid = family.start("receiver", argv, log_file=directory / "receiver.log").pid
         self._looks = 0
-        self._await_ready()
+        wait_until("the receiver listens", self._listens, 10)
 
     @property
     def url(self) -> str:
         """Where to POST."""
-        return f"http://127.0.0.1:{self.port}/callbacks"
+        return f"{self._origin}/callbacks"
+
+    @property
+    def _origin(self) -> str:
+        return f"{'https' if self.ca_file else 'http'}://127.0.0.1:{self.port}"
 
     def requests(self) -> int:
         """How many requests it has answered, but for those that ask this."""
-        with urlopen(f"http://127.0.0.1:{self.port}/status", timeout=5) as answer:
+        with urlopen(f"{self._origin}/status", timeout=5, context=self._trusting) as answer:  # noqa: S310 - our own
             self._looks += 1
             # nginx's third line: connections accepted, handled, and requests, this one among them.
             return int(answer.read().split(b"\n")[2].split()[2]) - self._looks
 
     def wait_for(self, requests: int, timeout_s: float = 120.0) -> None:
         """Wait until that many were answered."""
-        deadline = time.monotonic() + timeout_s
-        while (answered := self.requests()) < requests:
-            if time.monotonic() > deadline:
-                raise TimeoutError(f"{answered} of {requests} requests arrived within {timeout_s:.0f} s")
-            time.sleep(0.05)
+        wait_until(f"{requests:,} requests arrive", lambda: self.requests() >= requests, timeout_s, 0.05)
 
-    def _await_ready(self) -> None:
-        deadline = time.monotonic() + 10
-        while time.monotonic() < deadline:
-            try:
-                socket.create_connection(("127.0.0.1", self.port), 1).close()
-            except OSError:
-                time.sleep(0.02)
-            else:
-                return
-        raise TimeoutError("the receiver does not listen")
+    def _listens(self) -> bool:
+        try:
+            socket.create_connection(("127.0.0.1", self.port), 1).close()
+        except OSError:
+            return False
+        return True
 
 
-class _Counter:
+async def _count(port: int, tls: ssl.SSLContext | None) -> None:
     requests = 0
 
+    def answer(head: bytes, _body: bytes) -> bytes:
+        nonlocal requests
+        requests += 1
+        return whole(f"\n\n0 0 {requests}\n".encode()) if head.startswith(b"get /status") else NO_CONTENT
 
-class _Writer(Protocol):
-    def write(self, data: bytes) -> object: ...
-
-
-class _Connection(asyncio.Protocol):
-    """Requests one after another on one connection: heads are split off, bodies skipped by their length."""
-
-    def __init__(self, counter: _Counter) -> None:
-        self._counter = counter
-        self._buffer = b""
-        self._transport: _Writer | None = None
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = transport if isinstance(transport, asyncio.WriteTransport) else None
-
-    def data_received(self, data: bytes) -> None:
-        self._buffer += data
-        while (end := self._buffer.find(b"\r\n\r\n")) >= 0:
-            head = self._buffer[:end].lower()
-            _, found, rest = head.partition(b"\r\ncontent-length:")
-            whole = end + 4 + (int(rest.partition(b"\r\n")[0]) if found else 0)
-            if len(self._buffer) < whole:
-                return
-            self._buffer = self._buffer[whole:]
-            self._counter.requests += 1
-            if self._transport is not None:
-                self._transport.write(self._answer(head))
-
-    def _answer(self, head: bytes) -> bytes:
-        if not head.startswith(b"get /status"):
-            return b"HTTP/1.1 204 No Content\r\n\r\n"
-        body = f"\n\n0 0 {self._counter.requests}\n".encode()
-        return b"HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: %d\r\n\r\n%s" % (len(body), body)
-
-
-async def _serve(port: int) -> None:
-    counter = _Counter()
-    server = await asyncio.get_running_loop().create_server(
-        lambda: _Connection(counter), "127.0.0.1", port, backlog=4096
-    )
-    await server.serve_forever()
+    await serve(port, answer, tls=tls)
 
 
 def free_port() -> int:
@@ -144,5 +110,11 @@ def free_port() -> int:
         return port
 
 
+def _context(certificate: str) -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate)
+    return context
+
+
 if __name__ == "__main__":
-    asyncio.run(_serve(int(sys.argv[1])))
+    asyncio.run(_count(int(sys.argv[1]), _context(sys.argv[2]) if sys.argv[2:] else None))

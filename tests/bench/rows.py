@@ -1,213 +1,169 @@
-"""The rows of tracking, delivery and the whole house: what is measured for each, and its tables."""
+"""The benchmarks by name: what each is given, of what the command line said and of its usual sizes."""
 
 from __future__ import annotations
 
 from argparse import Namespace
 from collections.abc import Callable
 
-from tests.bench import cluster, delivery, drill, idle, latency, memory, neighbours, sizing, tracking
-from tests.bench.tables import Row, goal, shown, text_of
+from tests.bench import (
+    calls,
+    cluster,
+    delivery,
+    demo,
+    drill,
+    growth,
+    idle,
+    latency,
+    memory,
+    minutely,
+    neighbours,
+    polling,
+    tls,
+    tracking,
+)
+from tests.bench.figures import Measured
+
+Benchmark = Callable[[Namespace], Measured]
 
 
-def _delivery(options: Namespace) -> tuple[object, str]:
+def _size(options: Namespace, name: str, usual: int, small: int) -> int:
+    """As asked for; else the usual size, or a small one that shows that it works and measures nothing."""
+    given: int | None = getattr(options, name, None)
+    return given or (small if options.small else usual)
+
+
+def _rounds(options: Namespace) -> int:
+    return _size(options, "rounds", 3, 2)
+
+
+def _delivery(options: Namespace) -> Measured:
     sizes = delivery.Sizes(
-        events=options.events or 20_000,
-        celery_events=options.celery_events,
+        events=_size(options, "events", 20_000, 1_000),
+        few=_size(options, "few", 1_000, 50),
         celery_pool=options.celery_pool,
-        rounds=options.rounds,
+        rounds=_rounds(options),
     )
-    result = delivery.measure(sizes)
-    return result, delivery_text(result)
+    return delivery.measure(sizes)
 
 
-def _tracking(options: Namespace) -> tuple[object, str]:
-    sizes = tracking.Sizes(messages=options.messages, celery_sessions=options.celery_sessions, rounds=options.rounds)
-    result = tracking.measure(sizes)
-    return result, tracking_text(result)
+def _tls(options: Namespace) -> Measured:
+    return tls.measure(tls.Sizes(events=_size(options, "events", 20_000, 1_000), rounds=_rounds(options)))
 
 
-def _memory(options: Namespace) -> tuple[object, str]:
-    result = memory.measure(options.waiting)
-    return result, memory_text(result)
+def _tracking(options: Namespace) -> Measured:
+    sizes = tracking.Sizes(
+        messages=_size(options, "messages", 500, 20),
+        celery_sessions=_size(options, "few", 1_000, 50),
+        rounds=_rounds(options),
+    )
+    return tracking.measure(sizes)
 
 
-def _neighbours(options: Namespace) -> tuple[object, str]:
-    result = neighbours.measure(neighbours.Sizes(seconds=options.seconds, rounds=options.rounds))
-    return result, neighbours_text(result)
+def _polling(options: Namespace) -> Measured:
+    sizes = polling.Sizes(
+        calls=_size(options, "calls", 40, 5), due=_size(options, "due", 20_000, 2_000), rounds=_rounds(options)
+    )
+    return polling.measure(sizes)
 
 
-def _latency(options: Namespace) -> tuple[object, str]:
-    sizes = latency.Sizes(burst=options.events or 10_000, seconds=options.seconds, rounds=options.rounds)
-    result = latency.measure(sizes)
-    return result, latency_text(result)
+def _latency(options: Namespace) -> Measured:
+    sizes = latency.Sizes(
+        burst=_size(options, "events", 10_000, 1_000), seconds=_seconds(options), rounds=_rounds(options)
+    )
+    return latency.measure(sizes)
 
 
-def _idle(options: Namespace) -> tuple[object, str]:
-    result = idle.measure(idle.Sizes(seconds=options.seconds, rounds=options.rounds))
-    return result, idle_text(result)
+def _seconds(options: Namespace) -> int:
+    return _size(options, "seconds", 8, 2)
 
 
-def _drill(options: Namespace) -> tuple[object, str]:
+def _idle(options: Namespace) -> Measured:
+    return idle.measure(idle.Sizes(seconds=_size(options, "seconds", 10, 2), rounds=_rounds(options)))
+
+
+def _memory(options: Namespace) -> Measured:
+    sizes = memory.Sizes(
+        waiting=_size(options, "waiting", 200_000, 5_000), delivered=_size(options, "events", 20_000, 2_000)
+    )
+    return memory.measure(sizes)
+
+
+def _neighbours(options: Namespace) -> Measured:
+    return neighbours.measure(neighbours.Sizes(seconds=_seconds(options), rounds=_rounds(options)))
+
+
+def _backlog(options: Namespace) -> Measured:
     sizes = drill.Sizes(
-        events=options.events or 100_000, hours=options.hours, compress=options.compress, rate=options.rate
+        events=_size(options, "events", 100_000, 2_000),
+        hours=0.5 if options.small else options.hours,
+        compress=options.compress,
+        rate=options.rate,
     )
-    result = drill.measure(sizes)
-    return result, drill_text(result)
+    return drill.told(drill.measure(sizes))
 
 
-def _cluster(options: Namespace) -> tuple[object, str]:
-    result = cluster.measure(cluster.Sizes(events=options.events or 20_000))
-    return result, cluster_text(result)
+def _million(options: Namespace) -> Measured:
+    sizes = drill.Sizes(events=5_000 if options.small else 1_000_000, hours=0.5 if options.small else options.hours)
+    return drill.told(drill.measure(sizes))
 
 
-def _sizing(_options: Namespace) -> tuple[object, str]:
-    needs = tuple(sizing.need(sms_a_day) for sms_a_day in sizing.SMS_A_DAY)
-    return needs, sizing.markdown(sizing.table(needs))
+def _cluster(options: Namespace) -> Measured:
+    return cluster.measure(cluster.Sizes(events=_size(options, "events", 20_000, 1_000)))
 
 
-ROWS: dict[str, Callable[[Namespace], tuple[object, str]]] = {
+def _calls(options: Namespace) -> Measured:
+    return calls.measure(calls.Sizes(sessions=1_000, seconds=60) if options.small else calls.Sizes())
+
+
+def _growth(options: Namespace) -> Measured:
+    usual = [3_000, 10_000] if options.small else [10_000, 100_000, 1_000_000]
+    sizes = growth.Sizes(
+        waiting=tuple(options.tracked or usual),
+        messages=_size(options, "calls", 40, 20),
+        events=_size(options, "events", 5_000, 500),
+        rounds=_rounds(options),
+    )
+    return growth.measure(sizes)
+
+
+def _demo(options: Namespace) -> Measured:
+    return demo.measure(demo.Sizes(rounds=_rounds(options)))
+
+
+def _minutely(options: Namespace) -> Measured:
+    return minutely.measure(_followed(options, compress=6))
+
+
+def _real_minutes(options: Namespace) -> Measured:
+    return minutely.measure(_followed(options, compress=30 if options.small else 1))
+
+
+def _followed(options: Namespace, compress: float) -> minutely.Sizes:
+    if options.small:
+        return minutely.Sizes(sessions=100, send_s=30, follow_s=120, compress=compress)
+    return minutely.Sizes(sessions=2_000, send_s=120, follow_s=360, compress=compress)
+
+
+ROWS: dict[str, Benchmark] = {
     "delivery": _delivery,
+    "tls": _tls,
     "tracking": _tracking,
-    "memory": _memory,
-    "neighbours": _neighbours,
+    "polling": _polling,
+    "calls": _calls,
     "latency": _latency,
+    "neighbours": _neighbours,
     "idle": _idle,
-    "drill": _drill,
-    "cluster": _cluster,
-    "sizing": _sizing,
+    "memory": _memory,
+    "demo": _demo,
+    "backlog": _backlog,
+    "minutely": _minutely,
+    "growth": _growth,
 }
+"""In the order in which ``all`` runs them."""
 
-
-def delivery_text(result: delivery.Delivery) -> str:
-    ours, bare, signing, celery = result.bridge, result.bare, result.signing, result.celery
-    table = [
-        ("sender", "events/s", "CPU µs/event", "round trips/event"),
-        ("bridge", f"{ours['rate']:,.0f}", f"{ours['cpu']:,.1f}", f"{ours['round trips']:.4f}"),
-        ("libcurl alone, 50 connections", f"{bare['rate']:,.0f}", f"{bare['cpu']:,.1f}", ""),
-        ("libcurl, rendering and signing", f"{signing['rate']:,.0f}", f"{signing['cpu']:,.1f}", ""),
-        ("Celery task + requests.post", f"{celery['rate']:,.0f}", f"{celery['cpu']:,.1f}", ""),
-        ("  its publisher", "", f"{celery['publish']:,.1f}", ""),
-    ]
-    goals = [
-        ("target", "wanted", "measured", ""),
-        goal("events/s, of libcurl alone", "≥ 60 %", 100 * ours["rate"] / bare["rate"], "%", low=60),
-        goal("CPU, of libcurl alone", "≤ 1.6 ×", ours["cpu"] / bare["cpu"], "×", high=1.6),
-        shown("events/s, of libcurl that signs", 100 * ours["rate"] / signing["rate"], "%"),
-        shown("CPU, of libcurl that signs", ours["cpu"] / signing["cpu"], "×"),
-        goal("less CPU than Celery + requests", "≥ 40 ×", celery["cpu"] / ours["cpu"], "×", low=40),
-        goal("round trips an event", "≤ 0.1", ours["round trips"], "", high=0.1),
-    ]
-    return text_of("delivery", result.about, table, goals)
-
-
-def tracking_text(result: tracking.Tracking) -> str:
-    table: list[Row] = [("sender", "sessions/s", "CPU µs/session", "of it sender", "of it worker")]
-    for name, one in (("bridge.track, 100 a message", result.bridge), ("Celery task a session", result.celery)):
-        table.append(
-            (name, f"{one['rate']:,.0f}", f"{one['cpu']:,.1f}", f"{one['sender']:,.1f}", f"{one['worker']:,.1f}")
-        )
-    goals = [
-        ("target", "wanted", "measured", ""),
-        goal("CPU a session, all but the server", "≤ 40 µs", result.bridge["cpu"], "µs", high=40),
-        shown("less than a plain task a session", result.celery["cpu"] / result.bridge["cpu"], "×"),
-    ]
-    return text_of("tracking", result.about, table, goals)
-
-
-def memory_text(result: memory.Memory) -> str:
-    table: list[Row] = [("bytes a waiting delivery", "B")]
-    table += [(name, f"{size:,.1f}") for name, size in result.bytes.items()]
-    goals = [
-        ("target", "wanted", "measured", ""),
-        goal("a queued delivery, beside the log", "≤ 120 B", result.bytes["queue"], "B", high=120),
-    ]
-    return text_of("memory", result.about, table, goals)
-
-
-def neighbours_text(result: neighbours.Neighbours) -> str:
-    table: list[Row] = [("healthy receiver", "p50 ms", "p99 ms", "worst ms")]
-    for name, one in (("alone", result.alone), (f"beside {neighbours.HANGING} that hang", result.beside)):
-        table.append((name, f"{one['p50']:,.1f}", f"{one['p99']:,.1f}", f"{one['worst']:,.1f}"))
-    goals = [
-        ("target", "wanted", "measured", ""),
-        goal("p99, of alone", "≤ 2 ×", result.beside["p99"] / result.alone["p99"], "×", high=2),
-    ]
-    return text_of("neighbours", result.about, table, goals)
-
-
-def drill_text(result: drill.Drill) -> str:
-    seen, first = result.drained, result.first_after_s / result.within_probe_s
-    table: list[Row] = [("the receiver that came back", "")]
-    table += [
-        ("probes while it was down, in vain", f"{result.probes:,}"),
-        ("first event after it was back", f"{result.first_after_s:.2f} s"),
-        ("drained in", f"{result.took_s:.1f} s"),
-        ("events/s", f"{result.rate:,.0f}"),
-        ("worker's CPU µs/event", f"{result.cpu:,.1f}"),
-        ("worker's memory, idle and at most", f"{_mega(result.idle_rss)} and {_mega(result.rss)}"),
-        ("events that came again", f"{seen.repeated:,}"),
-    ]
-    beside: list[Row] = [("the healthy one meanwhile", "events", "p50 ms", "p99 ms", "worst ms")]
-    for phase, one in result.beside.items():
-        beside.append((phase, f"{one['events']:,}", f"{one['p50']:,.1f}", f"{one['p99']:,.1f}", f"{one['worst']:,.1f}"))
-    goals = [
-        ("target", "wanted", "measured", ""),
-        goal("events out of their phone's order", "0", seen.out_of_order, "", high=0),
-        goal("left waiting, or dead", "0", result.waiting + result.dead, "", high=0),
-        goal("first event, of a probe's wait and a tick", "≤ 1 ×", first, "×", high=1),
-        goal("1,000 events a second of a core", "≥ 5", 1000 / result.cpu, "", low=5),
-        goal("worker's memory", "≤ 200 MB", result.rss / 1e6, "MB", high=200),
-    ]
-    return text_of("drill", result.about, table, beside, goals)
-
-
-def _mega(size: int) -> str:
-    return f"{size / 1e6:.0f} MB"
-
-
-def cluster_text(result: cluster.Cluster) -> str:
-    heads = {
-        "rate": "events/s",
-        "workers": "CPU µs/event, workers",
-        "servers": "CPU µs/event, servers",
-        "calls": "script calls/event",
-        "spread": "busiest master, of the mean",
-        "shard by bytes": "hottest shard, of the mean, by bytes",
-        "other by bytes": "hottest other key, of a shard, by bytes",
-        "shard by CPU": "hottest shard, of the mean, by time",
-        "other by CPU": "hottest other key, of a shard, by time",
-    }
-    table: list[Row] = [("workers", *(f"{number}" for number in result.figures))]
-    table += [(head, *(f"{one[name]:,.4g}" for one in result.figures.values())) for name, head in heads.items()]
-    hottest = max(max(one["shard by bytes"], one["other by bytes"]) for one in result.figures.values())
-    goals = [
-        ("target", "wanted", "measured", ""),
-        goal("hottest key, of its share", "≤ 1.2 ×", hottest, "×", high=1.2),
-    ]
-    return text_of("cluster", result.about, table, goals)
-
-
-def latency_text(result: latency.Latency) -> str:
-    half = result.half
-    table: list[Row] = [
-        ("load", "sessions/s", "p50 ms", "p99 ms", "worst ms"),
-        ("full", f"{result.full['rate']:,.0f}", "", "", ""),
-        ("half", f"{half['rate']:,.0f}", f"{half['p50']:,.1f}", f"{half['p99']:,.1f}", f"{half['worst']:,.1f}"),
-    ]
-    goals = [
-        ("target", "wanted", "measured", ""),
-        goal("answer to callback, p50", "≤ 15 ms", half["p50"], "ms", high=15),
-        goal("answer to callback, p99", "≤ 100 ms", half["p99"], "ms", high=100),
-    ]
-    return text_of("latency", result.about, table, goals)
-
-
-def idle_text(result: idle.Idle) -> str:
-    names = ("commands", "worker", "beat", "web")
-    table: list[Row] = [("with nothing to do", "commands/s", *(f"{name}, % of a core" for name in names[1:]))]
-    for title, one in (("bridge, ten subscriptions", result.bridge), ("plain Celery, a task a second", result.celery)):
-        table.append((title, *(f"{one[name]:,.2f}" if name in one else "" for name in names)))
-    goals: list[Row] = [("target", "wanted", "measured", "")]
-    goals.append(goal("commands a second", "≤ 25", result.bridge["commands"], "", high=25))
-    goals += [goal(f"{name}, of a core", "≤ 1 %", result.bridge[name], "%", high=1) for name in names[1:]]
-    return text_of("idle", result.about, table, goals)
+LONG_ROWS: dict[str, Benchmark] = {
+    "cluster": _cluster,
+    "million": _million,
+    "minutes": _real_minutes,
+}
+"""Run by ``all --long``, or by name."""

@@ -14,7 +14,7 @@ SMS_A_DAY = (10_000, 1_000_000, 50_000_000)
 
 @dataclass(frozen=True, slots=True)
 class Constant:
-    """A measured figure; ``row`` is the line of tests/bench/README.md, or a part of one, that has it."""
+    """A measured figure; ``row`` is the line of tests/bench/results/history.md, or a part of one, that has it."""
 
     value: float
     row: str
@@ -105,11 +105,6 @@ def table(needs: tuple[Need, ...]) -> list[Row]:
         ("memory: their queue", *(_size(one.queue_b) for one in needs)),
         ("memory of the store, all of it", *(_size(one.memory_b) for one in needs)),
     ]
-
-
-def markdown(rows: list[Row]) -> str:
-    lines = [f"| {' | '.join(row)} |" for row in rows]
-    return "\n".join([lines[0], "|---" * len(rows[0]) + "|", *lines[1:]]) + "\n"
 
 
 def _two(value: float) -> str:

@@ -1,29 +1,52 @@
-"""Tables of figures, and of targets beside them."""
+"""Tables of figures, and of targets beside them: aligned for a terminal, and in Markdown."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+
+from tests.bench.figures import Goal, Measured, median, shown, spread
 
 Row = tuple[str, ...]
 
 
-def goal(what: str, wanted: str, measured: float, unit: str, *, low: float = 0.0, high: float = float("inf")) -> Row:
-    return what, wanted, f"{measured:.3g} {unit}".rstrip(), "holds" if low <= measured <= high else "MISSED"
+def figure_rows(measured: Measured) -> list[Row]:
+    """Who was measured, by what: medians."""
+    columns = list(dict.fromkeys(what for figures in measured.figures.values() for what in figures))
+    rows: list[Row] = [("median", *columns)]
+    for who, figures in measured.figures.items():
+        rows.append((who, *(shown(median(figures[what])) if what in figures else "" for what in columns)))
+    return rows
 
 
-def shown(what: str, measured: float, unit: str) -> Row:
-    return what, "", f"{measured:.3g} {unit}", ""
+def goal_rows(goals: Iterable[Goal]) -> list[Row]:
+    """Each goal with its target, its median, its spread and what came of it."""
+    rows: list[Row] = [("target", "wanted", "measured", "of rounds", "beside", "")]
+    for goal in goals:
+        measured = f"{shown(goal.counts)} {goal.unit}".rstrip()
+        rows.append((goal.what, goal.target, measured, spread(goal.samples), goal.reference, goal.verdict))
+    return rows
 
 
-def text_of(title: str, about: dict[str, str], *tables: Sequence[Row]) -> str:
-    lines = [title, ", ".join(f"{name}: {value}" for name, value in about.items()), ""]
-    for table in tables:
-        widths = [max(len(row[column]) for row in table) for column in range(len(table[0]))]
-        for row in table:
-            cells = [
-                row[0].ljust(widths[0]),
-                *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True)),
-            ]
-            lines.append("  ".join(cells).rstrip())
-        lines.append("")
-    return "\n".join(lines) + "\n"
+def text_of(name: str, measured: Measured) -> str:
+    """For a terminal."""
+    lines = [f"{name}, {measured.took_s:.0f} s", ", ".join(f"{key}: {value}" for key, value in measured.about.items())]
+    for table in (figure_rows(measured), goal_rows(measured.goals)):
+        lines += ["", *aligned(table)]
+    return "\n".join(lines).replace("**", "") + "\n\n"
+
+
+def aligned(table: Sequence[Row]) -> list[str]:
+    """One line a row, the first column to the left, the others to the right."""
+    widths = [max(len(row[column]) for row in table) for column in range(len(table[0]))]
+    return [
+        "  ".join(
+            [row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))]
+        ).rstrip()
+        for row in table
+    ]
+
+
+def markdown(table: Sequence[Row]) -> str:
+    """A Markdown table whose first row is the head."""
+    lines = [f"| {' | '.join(row)} |" for row in table]
+    return "\n".join([lines[0], "|---" * len(table[0]) + "|", *lines[1:]]) + "\n"

@@ -12,13 +12,15 @@ import redis
 from bridge.cli.family import Child, Family
 from bridge.domain.accounts import DEFAULT_ACCOUNT
 from bridge.wiring import Bridge
-from tests.bench.house import House, open_bridge
-from tests.bench.machine import apart, cpu_s, describe_machine, median_by
+from tests.bench.figures import Goal, Measured, by_name, ratio, total
+from tests.bench.house import House, open_bridge, wait_until
+from tests.bench.machine import apart, cpu_s, server_cpu_s
 
 A_MESSAGE = 100
+PLAIN = "Celery task a session"
 _WARM_UP_MESSAGES = 20
 _IDLE_S = 2.0
-_WITHIN_S = 300.0
+_ALL = "all sessions are stored"
 
 
 class Sizes(msgspec.Struct, frozen=True, kw_only=True):
@@ -29,28 +31,36 @@ class Sizes(msgspec.Struct, frozen=True, kw_only=True):
     rounds: int
 
 
-class Tracking(msgspec.Struct, frozen=True, kw_only=True):
-    """Medians: sessions a second, µs of CPU a session of the sender, of the worker, and of both."""
-
-    about: dict[str, str]
-    bridge: dict[str, float]
-    celery: dict[str, float]
-
-
-def measure(sizes: Sizes) -> Tracking:
+def measure(sizes: Sizes) -> Measured:
     """Run both in turns."""
     with Family("bench") as family:
         house = House(family)
-        about = describe_machine(house.server.url)
-        about["sessions"] = f"{sizes.messages * A_MESSAGE:,}, and {sizes.celery_sessions:,} by plain tasks"
-        about["rounds"] = str(sizes.rounds)
         bridge, celery = [], []
         for _ in range(sizes.rounds):
             house.empty()
             bridge.append(_bridge(house, sizes.messages))
             house.empty()
             celery.append(_plain(house, sizes.celery_sessions))
-        return Tracking(about=about, bridge=median_by(bridge), celery=median_by(celery))
+    figures = {"bridge.track, 100 a message": by_name(bridge), PLAIN: by_name(celery)}
+    ours, theirs = (
+        total(one["CPU µs/session, sender"], one["CPU µs/session, worker"])
+        for one in (by_name(bridge), by_name(celery))
+    )
+    return Measured(
+        about={"sessions": f"{sizes.messages * A_MESSAGE:,}, and {sizes.celery_sessions:,} by plain tasks"},
+        figures=figures,
+        references=(PLAIN,),
+        goals=(
+            Goal(what="track: CPU a session, all but the server", unit="µs", samples=ours, wanted=40),
+            Goal(
+                what="track: less CPU than a Celery task a session",
+                unit="×",
+                samples=ratio(theirs, ours),
+                better="more",
+                reference=PLAIN,
+            ),
+        ),
+    )
 
 
 def _bridge(house: House, messages: int) -> dict[str, float]:
@@ -59,11 +69,10 @@ def _bridge(house: House, messages: int) -> dict[str, float]:
     try:
         apart(track_messages, house.server.url, "warm", _WARM_UP_MESSAGES)
         warm = _WARM_UP_MESSAGES * A_MESSAGE
-        _wait_until(lambda: _due(bridge) == warm)
-        idle = _idle_share(worker)
+        wait_until(_ALL, lambda: _due(bridge) == warm)
         return _timed(
+            house,
             worker,
-            idle,
             messages * A_MESSAGE,
             lambda: apart(track_messages, house.server.url, "bench", messages),
             lambda: _due(bridge) == warm + messages * A_MESSAGE,
@@ -79,11 +88,10 @@ def _plain(house: House, sessions: int) -> dict[str, float]:
     client = redis.Redis.from_url(house.server.url, protocol=2)
     try:
         apart(track_plainly, house.server.url, "warm", A_MESSAGE)
-        _wait_until(lambda: client.zcard("due") == A_MESSAGE)
-        idle = _idle_share(worker)
+        wait_until(_ALL, lambda: client.zcard("due") == A_MESSAGE)
         return _timed(
+            house,
             worker,
-            idle,
             sessions,
             lambda: apart(track_plainly, house.server.url, "bench", sessions),
             lambda: client.zcard("due") == A_MESSAGE + sessions,
@@ -94,14 +102,20 @@ def _plain(house: House, sessions: int) -> dict[str, float]:
 
 
 def _timed(
-    worker: Child, idle: float, sessions: int, send: Callable[[], float], done: Callable[[], bool]
+    house: House, worker: Child, sessions: int, send: Callable[[], float], done: Callable[[], bool]
 ) -> dict[str, float]:
-    busy_s, began_s = cpu_s(worker.pid), time.perf_counter()
+    idle = _idle_share(worker)
+    busy_s, server_s, began_s = cpu_s(worker.pid), server_cpu_s(house.server.url), time.perf_counter()
     sender = send() / sessions
-    _wait_until(done)
+    wait_until(_ALL, done, 300)
     elapsed_s = time.perf_counter() - began_s
     work = (cpu_s(worker.pid) - busy_s - idle * elapsed_s) / sessions * 1e6
-    return {"rate": sessions / elapsed_s, "sender": sender, "worker": work, "cpu": sender + work}
+    return {
+        "sessions/s": sessions / elapsed_s,
+        "CPU µs/session, sender": sender,
+        "CPU µs/session, worker": work,
+        "CPU µs/session, server": (server_cpu_s(house.server.url) - server_s) / sessions * 1e6,
+    }
 
 
 def _idle_share(worker: Child) -> float:
@@ -113,14 +127,6 @@ def _idle_share(worker: Child) -> float:
 
 def _due(bridge: Bridge) -> int:
     return sum(bridge.sessions.due_counts(DEFAULT_ACCOUNT, 1 << 50))
-
-
-def _wait_until(done: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + _WITHIN_S
-    while not done():
-        if time.monotonic() > deadline:
-            raise TimeoutError("not all sessions were stored")
-        time.sleep(0.02)
 
 
 def _end(worker: Child) -> None:

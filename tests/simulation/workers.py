@@ -196,7 +196,7 @@ class SliceRun:
                 self._begin_end(now_ms)
             else:
                 one._look(now_ms)
-                one._start(now_ms)
+                one._start()
         one._turn(0)
         if self._deadline_ms is not None and (not self.transport.in_flight or now_ms >= self._deadline_ms):
             self._end(now_ms)

@@ -23,7 +23,7 @@ def test_the_readme_has_the_table_that_the_program_prints(capsys: pytest.Capture
 
 @pytest.mark.parametrize("constant", sizing.CONSTANTS, ids=lambda constant: constant.row[:40])
 def test_a_constant_is_in_its_row_of_the_benchmarks(constant: sizing.Constant) -> None:
-    text = (ROOT / "tests/bench/README.md").read_text(encoding="utf-8")
+    text = (ROOT / "tests/bench/results/history.md").read_text(encoding="utf-8")
     assert constant.row in text
     assert constant.value in [float(figure) for figure in re.findall(r"\d+(?:\.\d+)?", constant.row.replace(",", ""))]
 
