@@ -41,9 +41,9 @@ def main() -> int:
         kills = sum(report.kills.values())
         said = f"{len(violations)} violations, {report.duplicates} duplicates and {kills} kills so far"
         _say(f"seed {seed}: {said}, {left_s:.0f} s left")
+        # After each, so that one that is interrupted has said what it found.
+        given.report.write_text(report.markdown(f"Faults: seeds {given.seed} to {seed}"), encoding="utf-8")
         seed += 1
-    title = f"Faults: seeds {given.seed} to {seed - 1}"
-    given.report.write_text(report.markdown(title), encoding="utf-8")
     _say(f"report: {given.report}")
     return int(bool(report.violations))
 
