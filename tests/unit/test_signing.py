@@ -7,12 +7,13 @@ import json
 from datetime import UTC, datetime
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from openai import InvalidWebhookSignatureError, OpenAI
 from standardwebhooks import Webhook, WebhookVerificationError
 
 from bridge.domain.signing import Signer, decode_secret, encode_secret, signature
+from tests.examples import examples
 
 # Published by the Standard Webhooks libraries.
 VECTORS = [
@@ -48,7 +49,7 @@ def test_the_published_vectors_are_met(secret: str, message_id: str, seconds: in
     assert signature([decode_secret(secret)], message_id, seconds, body) == expected
 
 
-@settings(max_examples=50, deadline=None)
+@examples(50)
 @given(
     st.binary(min_size=24, max_size=64),
     st.from_regex(r"evt_[a-z2-7]{26}", fullmatch=True),
