@@ -5,7 +5,8 @@ from __future__ import annotations
 import base64
 import binascii
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from itertools import pairwise
@@ -48,7 +49,7 @@ def whole(least: int, most: int) -> Form:
 
     def check(value: object) -> None:
         if isinstance(value, int) and not least <= value <= most:
-            raise ValueError(f"{value} is {_beyond(value < least)}; give {form}")
+            raise ValueError(f"{_number(value)} is {_beyond(value < least)}; give {form}")
 
     return Form(form, lambda text: _converted(int, text, form), check)
 
@@ -77,7 +78,7 @@ def size(least: str, most: str) -> Form:
         try:
             return _bytes(text)
         except ValueError:
-            raise ValueError(f"{_shown(text)} is not a size; give a whole number and a unit: 500MB or 2GB") from None
+            raise ValueError(f"{shown(text)} is not a size; give a whole number and a unit: 500MB or 2GB") from None
 
     return Form(form, read, check)
 
@@ -119,7 +120,7 @@ def yes_no() -> Form:
 
     def read(text: str) -> bool:
         if text.lower() not in words:
-            raise ValueError(f"{_shown(text)} is neither yes nor no; give yes or no")
+            raise ValueError(f"{shown(text)} is neither yes nor no; give yes or no")
         return words[text.lower()]
 
     return Form("yes or no", read)
@@ -131,7 +132,7 @@ def choice(*words: str) -> Form:
 
     def read(text: str) -> str:
         if text.lower() not in words:
-            raise ValueError(f"{_shown(text)} is not accepted; give {form}")
+            raise ValueError(f"{shown(text)} is not accepted; give {form}")
         return text.lower()
 
     return Form(form, read)
@@ -153,8 +154,9 @@ def directory() -> Form:
 
     def read(value: str) -> Path:
         path = _path(value)
-        if path.exists() and not path.is_dir():
-            raise ValueError(f"{path} is not a directory; give one, or a path where one can be made")
+        with _reachable(value):
+            if path.exists() and not path.is_dir():
+                raise ValueError(f"{shown(value)} is not a directory; give one, or a path where one can be made")
         return path
 
     return Form("a directory", read)
@@ -165,8 +167,9 @@ def existing_file() -> Form:
 
     def read(value: str) -> Path:
         path = _path(value)
-        if not path.is_file():
-            raise ValueError(f"{path} is not a file; give the path of one that exists")
+        with _reachable(value):
+            if not path.is_file():
+                raise ValueError(f"{shown(value)} is not a file; give the path of one that exists")
         return path
 
     return Form("a file", read)
@@ -198,7 +201,7 @@ def networks() -> Form:
             return ip_network(value)
         except ValueError as error:
             hint = ": the address has bits beyond the prefix" if "host bits" in str(error) else ""
-            raise ValueError(f"{_shown(value)} is not a network{hint}; give {form}") from None
+            raise ValueError(f"{shown(value)} is not a network{hint}; give {form}") from None
 
     return Form(form, lambda value: tuple(read_one(part) for part in _list(value)))
 
@@ -210,7 +213,7 @@ def ports() -> Form:
     def check(value: object) -> None:
         for port in value if isinstance(value, tuple) else ():
             if not 1 <= port <= 65_535:
-                raise ValueError(f"{port} is no port; give {form}, 1 to 65535 each")
+                raise ValueError(f"{_number(port)} is no port; give {form}, 1 to 65535 each")
 
     return Form(form, lambda value: tuple(_converted(int, part, form) for part in _list(value)), check)
 
@@ -224,7 +227,7 @@ def address() -> Form:
         bare = host.strip("[]")
         bracketed = host.startswith("[") and host.endswith("]")
         if not bare or not port.isascii() or not port.isdigit() or int(port[:6]) > 65_535 or (":" in bare) != bracketed:
-            raise ValueError(f"{_shown(value)} is not an address; give {form}, such as 127.0.0.1:8080 or [::1]:8080")
+            raise ValueError(f"{shown(value)} is not an address; give {form}, such as 127.0.0.1:8080 or [::1]:8080")
         return value
 
     return Form(form, read)
@@ -306,7 +309,7 @@ def _converted(kind: type[Number], text: str, form: str) -> Number:
             return kind(text)
     except ValueError:
         pass
-    raise ValueError(f"{_shown(text)} is not accepted; give {form}")
+    raise ValueError(f"{shown(text)} is not accepted; give {form}")
 
 
 def _list(text: str) -> list[str]:
@@ -317,12 +320,27 @@ def _path(text: str) -> Path:
     try:
         return Path(text).expanduser()
     except RuntimeError:
-        raise ValueError(f"{_shown(text)}: the home directory is not known; give a whole path") from None
+        raise ValueError(f"{shown(text)}: the home directory is not known; give a whole path") from None
+
+
+@contextmanager
+def _reachable(text: str) -> Iterator[None]:
+    """Say what is wrong where a path cannot even be looked at: too long, or behind a directory that is closed."""
+    try:
+        yield
+    except OSError as error:
+        raise ValueError(f"{shown(text)} cannot be looked at ({error.strerror}); give another path") from None
 
 
 def _beyond(less: bool) -> str:
     return "too small" if less else "too large"
 
 
-def _shown(text: str) -> str:
+def _number(value: int) -> str:
+    # Thousands of digits are none that anybody meant, and more than Python writes.
+    return str(value) if abs(value) < 10**20 else "a huge number"
+
+
+def shown(text: str) -> str:
+    """What was given, as a message has it: short, and in printable characters."""
     return repr(text if len(text) <= 40 else text[:40] + "…")
