@@ -18,6 +18,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import re
 from pathlib import Path
@@ -152,12 +153,15 @@ def digits_of(phone: str) -> str:
 def convert(given: object, kind: type[T], name: str) -> T:
     """``given`` as a value of ``kind``. Raises UsageError with the path of the wrong field below ``name``."""
     try:
-        return msgspec.convert(given, kind)
+        made = msgspec.convert(given, kind)
+        with contextlib.suppress(OverflowError):  # a seed may be of any size
+            msgspec.json.encode(made)  # what cannot be written could not be answered with
     except UnicodeEncodeError:
         raise UsageError(f"{name}: has half of a character (a lone surrogate) in it: give it whole") from None
     except msgspec.ValidationError as error:
         reason, _, path = str(error).partition(" - at `$")
         raise UsageError(f"{name}{path.removesuffix('`')}: {reason.replace('`', '')}") from error
+    return made
 
 
 def check_timeline(timeline: Timeline, name: str) -> None:
