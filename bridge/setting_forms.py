@@ -78,7 +78,7 @@ def size(least: str, most: str) -> Form:
         try:
             return _bytes(text)
         except ValueError:
-            raise ValueError(f"{shown(text)} is not a size; give a whole number and a unit: 500MB or 2GB") from None
+            raise ValueError(f"{_shown(text)} is not a size; give a whole number and a unit: 500MB or 2GB") from None
 
     return Form(form, read, check)
 
@@ -120,7 +120,7 @@ def yes_no() -> Form:
 
     def read(text: str) -> bool:
         if text.lower() not in words:
-            raise ValueError(f"{shown(text)} is neither yes nor no; give yes or no")
+            raise ValueError(f"{_shown(text)} is neither yes nor no; give yes or no")
         return words[text.lower()]
 
     return Form("yes or no", read)
@@ -132,7 +132,7 @@ def choice(*words: str) -> Form:
 
     def read(text: str) -> str:
         if text.lower() not in words:
-            raise ValueError(f"{shown(text)} is not accepted; give {form}")
+            raise ValueError(f"{_shown(text)} is not accepted; give {form}")
         return text.lower()
 
     return Form(form, read)
@@ -156,7 +156,7 @@ def directory() -> Form:
         path = _path(value)
         with _reachable(value):
             if path.exists() and not path.is_dir():
-                raise ValueError(f"{shown(value)} is not a directory; give one, or a path where one can be made")
+                raise ValueError(f"{shown_path(value)} is not a directory; give one, or a path where one can be made")
         return path
 
     return Form("a directory", read)
@@ -169,7 +169,7 @@ def existing_file() -> Form:
         path = _path(value)
         with _reachable(value):
             if not path.is_file():
-                raise ValueError(f"{shown(value)} is not a file; give the path of one that exists")
+                raise ValueError(f"{shown_path(value)} is not a file; give the path of one that exists")
         return path
 
     return Form("a file", read)
@@ -201,7 +201,7 @@ def networks() -> Form:
             return ip_network(value)
         except ValueError as error:
             hint = ": the address has bits beyond the prefix" if "host bits" in str(error) else ""
-            raise ValueError(f"{shown(value)} is not a network{hint}; give {form}") from None
+            raise ValueError(f"{_shown(value)} is not a network{hint}; give {form}") from None
 
     return Form(form, lambda value: tuple(read_one(part) for part in _list(value)))
 
@@ -227,7 +227,7 @@ def address() -> Form:
         bare = host.strip("[]")
         bracketed = host.startswith("[") and host.endswith("]")
         if not bare or not port.isascii() or not port.isdigit() or int(port[:6]) > 65_535 or (":" in bare) != bracketed:
-            raise ValueError(f"{shown(value)} is not an address; give {form}, such as 127.0.0.1:8080 or [::1]:8080")
+            raise ValueError(f"{_shown(value)} is not an address; give {form}, such as 127.0.0.1:8080 or [::1]:8080")
         return value
 
     return Form(form, read)
@@ -309,7 +309,7 @@ def _converted(kind: type[Number], text: str, form: str) -> Number:
             return kind(text)
     except ValueError:
         pass
-    raise ValueError(f"{shown(text)} is not accepted; give {form}")
+    raise ValueError(f"{_shown(text)} is not accepted; give {form}")
 
 
 def _list(text: str) -> list[str]:
@@ -320,7 +320,7 @@ def _path(text: str) -> Path:
     try:
         return Path(text).expanduser()
     except RuntimeError:
-        raise ValueError(f"{shown(text)}: the home directory is not known; give a whole path") from None
+        raise ValueError(f"{_shown(text)}: the home directory is not known; give a whole path") from None
 
 
 @contextmanager
@@ -329,7 +329,7 @@ def _reachable(text: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise ValueError(f"{shown(text)} cannot be looked at ({error.strerror}); give another path") from None
+        raise ValueError(f"{shown_path(text)} cannot be looked at ({error.strerror}); give another path") from None
 
 
 def _beyond(less: bool) -> str:
@@ -341,6 +341,10 @@ def _number(value: int) -> str:
     return str(value) if abs(value) < 10**20 else "a huge number"
 
 
-def shown(text: str) -> str:
-    """What was given, as a message has it: short, and in printable characters."""
+def shown_path(text: str) -> str:
+    """A path, as a message has it: no longer than people write, and in printable characters."""
+    return text if text.isprintable() and len(text) <= 200 else repr(text if len(text) <= 200 else text[:200] + "…")
+
+
+def _shown(text: str) -> str:
     return repr(text if len(text) <= 40 else text[:40] + "…")

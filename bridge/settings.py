@@ -35,7 +35,7 @@ from bridge.setting_forms import (
     schedule,
     secret_text,
     secret_url,
-    shown,
+    shown_path,
     size,
     text,
     whole,
@@ -313,9 +313,9 @@ def _value(name: str, variables: Mapping[str, str], *, is_secret: bool) -> str:
     try:
         read = Path(path).expanduser().read_text(encoding="utf-8").strip()
     except (OSError, ValueError, RuntimeError) as error:  # ValueError: no UTF-8, or a path with a NUL in it
-        raise SettingsError(f"{name}_FILE: {shown(path)} cannot be read ({type(error).__name__})") from None
+        raise SettingsError(f"{name}_FILE: {shown_path(path)} cannot be read ({type(error).__name__})") from None
     if not read:
-        raise SettingsError(f"{name}_FILE: {shown(path)} is empty; put the value in it")
+        raise SettingsError(f"{name}_FILE: {shown_path(path)} is empty; put the value in it")
     return read
 
 

@@ -48,10 +48,11 @@ def _leaf(words: tuple[str, ...], command: Any) -> Leaf:
 def _leaves() -> Iterator[Leaf]:
     for name in COMMANDS:
         command = cast("Any", typer.main.get_command(build(name))).commands[name]
-        for words, one in [((name, sub), one) for sub, one in getattr(command, "commands", {}).items()] or [
-            ((name,), command)
-        ]:
-            yield _leaf(words, one)
+        group: dict[str, Any] = getattr(command, "commands", {})
+        if not group:
+            yield _leaf((name,), command)
+        for sub, one in group.items():
+            yield _leaf((name, sub), one)
 
 
 LEAVES = list(_leaves())

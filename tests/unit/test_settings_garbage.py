@@ -14,7 +14,7 @@ from tests.examples import examples
 
 NAMES = [row.name for row in describe()]
 SECRETS = [row.name for row in describe() if row.file_name]
-LONGEST_LINE = 400
+LONGEST_LINE = 500
 
 bytes_of_the_environment = st.binary(max_size=40).map(
     lambda raw: raw.replace(b"\0", b"").decode(errors="surrogateescape")
