@@ -121,7 +121,9 @@ def _fails(item: pytest.Item) -> bool:
 
 def main(todo: str, done: str, workers: str) -> int:
     paths = [path for name in TESTS if (path := Path("tests", "unit", f"test_{name}.py")).exists()]
-    options = ["-q", "-n", "0", "-p", "no:randomly", "-p", "no:cacheprovider", "-k", LEFT_OUT, "-W", "ignore"]
+    # What a failure looks like is for nobody, and takes longer than most tests.
+    quick = ["-q", "-n", "0", "--assert", "plain", "--tb", "native", "-W", "ignore"]
+    options = [*quick, "-p", "no:randomly", "-p", "no:cacheprovider", "-k", LEFT_OUT]
     with Path(done).open("a") as noted:
         mutants = Mutants(Path(todo).read_text().split(), noted, int(workers))
         return int(pytest.main([*options, *map(str, paths)], plugins=[mutants]))
