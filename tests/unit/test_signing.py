@@ -7,7 +7,7 @@ import json
 from datetime import UTC, datetime
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from openai import InvalidWebhookSignatureError, OpenAI
 from standardwebhooks import Webhook, WebhookVerificationError
@@ -74,6 +74,7 @@ def test_each_of_several_keys_verifies_for_its_holder_with_both_libraries() -> N
 
 
 @given(st.binary(max_size=200), st.lists(st.binary(max_size=300), min_size=1, max_size=3))
+@example(bytes(65), [b"a key that is longer than a block of the hash"])
 def test_a_signer_signs_one_message_after_another_as_the_standard_librarys_hmac_does(
     key: bytes, bodies: list[bytes]
 ) -> None:
