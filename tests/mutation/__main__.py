@@ -16,6 +16,7 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent.parent
@@ -65,15 +66,21 @@ def _noted(done: Path) -> dict[str, str]:
 def difference(mutant: str) -> str:
     """What a mutant has changed, as the lines of a diff."""
     module, _, name = mutant.rpartition(".")
-    path = MADE / DOMAIN / f"{module.rpartition('.')[2]}.py"
+    sources = _functions(MADE / DOMAIN / f"{module.rpartition('.')[2]}.py")
+    before, after = (sources[one].splitlines() for one in (f"{name.rpartition('_')[0]}_orig", name))
+    return "\n".join(difflib.unified_diff(before[1:], after[1:], lineterm="", n=0)).partition("\n@@")[2]
+
+
+@cache
+def _functions(path: Path) -> dict[str, str]:
+    """The source of each function; by lines, for ``ast.get_source_segment`` reads the whole file for each."""
     text = path.read_text(encoding="utf-8")
-    sources = {
-        node.name: ast.get_source_segment(text, node) or ""
+    lines = text.splitlines()
+    return {
+        node.name: "\n".join(lines[node.lineno - 1 : node.end_lineno])
         for node in ast.walk(ast.parse(text))
         if isinstance(node, ast.FunctionDef)
     }
-    before, after = (sources[one].splitlines() for one in (f"{name.rpartition('_')[0]}_orig", name))
-    return "\n".join(difflib.unified_diff(before[1:], after[1:], lineterm="", n=0)).partition("\n@@")[2]
 
 
 def report(names: Mapping[str, Sequence[str]], found: Mapping[str, str]) -> None:

@@ -37,7 +37,7 @@ TESTS = [
     ),
     *("outcome", "packing", "polls", "rate", "receipts", "schedule", "server_urls", "session_events", "settings"),
     *("signing", "sizing", "status", "status_expectations", "status_properties", "subscriptions", "topology"),
-    *("tracking_items",),
+    *("tracking_items", "tracking_words", "event_records"),
 ]
 
 
