@@ -126,9 +126,7 @@ def test_what_a_newer_release_says_beside_is_left_out_of_messages_alone() -> Non
         {"sent_at": 946_684_800},
         {"sent_at": 4_102_444_800},
         {"sent_at": datetime(2026, 1, 1, tzinfo=UTC)},
-        {
-            "metadata": {"a": [[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[1]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]}
-        },  # 32 levels, and the value
+        {"metadata": {"a": _nested(30)}},  # 32 levels, and the value
     ],
 )
 def test_limits_themselves_are_within_them(change: dict[str, object]) -> None:
