@@ -48,6 +48,12 @@ class Nowhere(tzinfo):
     def utcoffset(self, _when: datetime | None) -> None:
         return None
 
+    def dst(self, _when: datetime | None) -> None:
+        return None
+
+    def tzname(self, _when: datetime | None) -> None:
+        return None
+
 
 @pytest.mark.parametrize(
     "item",
@@ -130,7 +136,7 @@ def test_what_a_newer_release_says_beside_is_left_out_of_messages_alone() -> Non
     ],
 )
 def test_limits_themselves_are_within_them(change: dict[str, object]) -> None:
-    assert parse_item({"session_no": "S1", **change}, 0)
+    assert parse_item({"session_no": "S1", **change}, 0).session_no == "S1"
 
 
 @pytest.mark.parametrize(
