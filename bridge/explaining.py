@@ -8,7 +8,7 @@ import msgspec
 
 from bridge.accounts import account_names
 from bridge.domain.accounts import DEFAULT_ACCOUNT
-from bridge.domain.events import EVENT_TYPES, Record, event_id, unpack
+from bridge.domain.events import EVENT_TYPES, Record, event_id, readable, unpack
 from bridge.domain.explanation import DeliveryFacts, EventFacts, Facts, Finding, Waiting, explain
 from bridge.domain.receipts import Status, normalise_phone
 from bridge.domain.status import PhoneState, SessionState
@@ -206,7 +206,8 @@ class _Teller:
         return {at: one for at, one in found.items() if normalise_phone(unpack(one).phone) == self._digits}
 
     def _is_its(self, record: bytes) -> bool:
-        return self._session_no.encode() in record and unpack(record).session_no == self._session_no
+        event = readable(record) if self._session_no.encode() in record else None
+        return event is not None and event.session_no == self._session_no
 
     def _last_errors(self, subscription: str, fates: Mapping[bytes, Fate]) -> dict[str, str]:
         """Each event's last failed attempt, where some wait for another."""

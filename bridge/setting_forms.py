@@ -5,7 +5,8 @@ from __future__ import annotations
 import base64
 import binascii
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from itertools import pairwise
@@ -48,7 +49,7 @@ def whole(least: int, most: int) -> Form:
 
     def check(value: object) -> None:
         if isinstance(value, int) and not least <= value <= most:
-            raise ValueError(f"{value} is {_beyond(value < least)}; give {form}")
+            raise ValueError(f"{_number(value)} is {_beyond(value < least)}; give {form}")
 
     return Form(form, lambda text: _converted(int, text, form), check)
 
@@ -153,8 +154,9 @@ def directory() -> Form:
 
     def read(value: str) -> Path:
         path = _path(value)
-        if path.exists() and not path.is_dir():
-            raise ValueError(f"{path} is not a directory; give one, or a path where one can be made")
+        with _reachable(value):
+            if path.exists() and not path.is_dir():
+                raise ValueError(f"{shown_path(value)} is not a directory; give one, or a path where one can be made")
         return path
 
     return Form("a directory", read)
@@ -165,8 +167,9 @@ def existing_file() -> Form:
 
     def read(value: str) -> Path:
         path = _path(value)
-        if not path.is_file():
-            raise ValueError(f"{path} is not a file; give the path of one that exists")
+        with _reachable(value):
+            if not path.is_file():
+                raise ValueError(f"{shown_path(value)} is not a file; give the path of one that exists")
         return path
 
     return Form("a file", read)
@@ -210,7 +213,7 @@ def ports() -> Form:
     def check(value: object) -> None:
         for port in value if isinstance(value, tuple) else ():
             if not 1 <= port <= 65_535:
-                raise ValueError(f"{port} is no port; give {form}, 1 to 65535 each")
+                raise ValueError(f"{_number(port)} is no port; give {form}, 1 to 65535 each")
 
     return Form(form, lambda value: tuple(_converted(int, part, form) for part in _list(value)), check)
 
@@ -320,8 +323,27 @@ def _path(text: str) -> Path:
         raise ValueError(f"{_shown(text)}: the home directory is not known; give a whole path") from None
 
 
+@contextmanager
+def _reachable(text: str) -> Iterator[None]:
+    """Say what is wrong where a path cannot even be looked at: too long, or behind a directory that is closed."""
+    try:
+        yield
+    except OSError as error:
+        raise ValueError(f"{shown_path(text)} cannot be looked at ({error.strerror}); give another path") from None
+
+
 def _beyond(less: bool) -> str:
     return "too small" if less else "too large"
+
+
+def _number(value: int) -> str:
+    # Thousands of digits are none that anybody meant, and more than Python writes.
+    return str(value) if abs(value) < 10**20 else "a huge number"
+
+
+def shown_path(text: str) -> str:
+    """A path, as a message has it: no longer than people write, and in printable characters."""
+    return text if text.isprintable() and len(text) <= 200 else repr(text if len(text) <= 200 else text[:200] + "…")
 
 
 def _shown(text: str) -> str:

@@ -35,6 +35,7 @@ from bridge.setting_forms import (
     schedule,
     secret_text,
     secret_url,
+    shown_path,
     size,
     text,
     whole,
@@ -315,10 +316,10 @@ def _value(name: str, variables: Mapping[str, str], *, is_secret: bool) -> str:
         raise SettingsError(f"{name}: given, and {name}_FILE too; give one of them")
     try:
         read = Path(path).expanduser().read_text(encoding="utf-8").strip()
-    except (OSError, UnicodeError, RuntimeError) as error:
-        raise SettingsError(f"{name}_FILE: {path} cannot be read ({type(error).__name__})") from None
+    except (OSError, ValueError, RuntimeError) as error:  # ValueError: no UTF-8, or a path with a NUL in it
+        raise SettingsError(f"{name}_FILE: {shown_path(path)} cannot be read ({type(error).__name__})") from None
     if not read:
-        raise SettingsError(f"{name}_FILE: {path} is empty; put the value in it")
+        raise SettingsError(f"{name}_FILE: {shown_path(path)} is empty; put the value in it")
     return read
 
 

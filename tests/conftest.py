@@ -10,6 +10,7 @@ from unittest.mock import patch
 
 import pytest
 
+import tests.examples  # noqa: F401 - which loads the profile that HYPOTHESIS_PROFILE names, before any test is read
 from bridge.wiring import Bridge
 from tests.catalogue import assert_catalogued
 from tests.clusters import real_cluster

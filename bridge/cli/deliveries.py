@@ -13,7 +13,7 @@ import typer
 from bridge.cli.common import Json, Limit, opened, wide_table
 from bridge.cli.output import At, printable
 from bridge.domain.deliveries import DeadLetter, FailedAttempt, Waiting
-from bridge.domain.events import EVENT_TYPES, event_id, unpack
+from bridge.domain.events import EVENT_TYPES, event_id, readable
 from bridge.domain.receipts import Status
 
 if TYPE_CHECKING:
@@ -197,8 +197,8 @@ def _row(
     behind: int | None = None,
     error: str | None = None,
 ) -> dict[str, object]:
-    """``record`` is None or empty where the event itself is lost."""
-    event = unpack(record) if record else None
+    """``record`` is None or empty where the event itself is lost; one that cannot be read is as good as lost."""
+    event = readable(record)
     return {
         "state": state.value,
         "subscription": subscription.id,

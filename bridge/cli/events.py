@@ -15,7 +15,7 @@ import typer
 from bridge.cli.common import Account, Json, Limit, accounts_of, moment, opened, since_ms, wide_table
 from bridge.cli.fates import FATE_COLUMNS, fates
 from bridge.cli.output import At, as_text, progress, show, table
-from bridge.domain.events import EVENT_TYPES, Record, event_id, render, unpack
+from bridge.domain.events import EVENT_TYPES, Record, event_id, readable, render
 from bridge.domain.receipts import Status
 from bridge.errors import NotFound, UsageError
 
@@ -92,8 +92,8 @@ def show_(
     with opened() as bridge, progress("searching the log") as advance:
         for name, logged in _logged(bridge, account, 0):
             advance(1)
-            found = unpack(logged.record)
-            if event_id(name, found) == event:
+            found = readable(logged.record)
+            if found is not None and event_id(name, found) == event:
                 break
         else:
             raise NotFound(f"no event {event} in the log: it never was, or is older than BRIDGE_KEEP_EVENTS")
@@ -136,12 +136,14 @@ def _follow(bridge: Bridge, account: str, ends: dict[int, bytes]) -> list[tuple[
     fresh = bridge.log.after(account, ends)
     for logged in fresh:
         ends[logged.shard] = logged.position
-    return [(account, unpack(logged.record)) for logged in fresh]
+    return [(account, event) for logged in fresh if (event := readable(logged.record)) is not None]
 
 
 def _newest_first(bridge: Bridge, account: str | None, from_ms: int) -> Iterator[tuple[str, Record]]:
     for name, logged in _logged(bridge, account, from_ms):
-        yield name, unpack(logged.record)
+        event = readable(logged.record)
+        if event is not None:
+            yield name, event
 
 
 def _logged(bridge: Bridge, account: str | None, from_ms: int) -> Iterator[tuple[str, Logged]]:

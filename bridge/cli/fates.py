@@ -35,7 +35,7 @@ def fates(bridge: Bridge, account: str, logged: Logged) -> Iterator[dict[str, ob
         fate = bridge.outcomes.fate(one.id, logged.shard, logged.position, logged.record, now_ms)
         rows = list(_rows(fate))
         if fate.waits is not None and fate.waits.attempts:
-            event = event_id(account, unpack(logged.record))
+            event = event_id(account, unpack(logged.record))  # what cannot be read is known to wait nowhere
             rows[-1]["error"] = bridge.attempts.last_errors(one.id, [event]).get(event)
         if not rows:
             rows = [{"state": _why_never(one, logged)}]

@@ -15,7 +15,7 @@ from typing import Annotated
 import typer
 
 from bridge.cli.commands import COMMANDS, Command
-from bridge.errors import BridgeError
+from bridge.errors import BridgeError, UsageError
 
 HELP = """UCloud USMS delivery receipts, as signed callbacks."""
 
@@ -34,6 +34,7 @@ def run(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in _root_options(arguments)
     try:
+        _refuse_what_is_no_text(arguments)
         code = _run(arguments)
         sys.stdout.flush()
     except BridgeError as error:
@@ -51,6 +52,13 @@ def run(argv: Sequence[str] | None = None) -> int:
         code = 1
     _discard_unwritable_output()
     return code
+
+
+def _refuse_what_is_no_text(arguments: Sequence[str]) -> None:
+    """Raises UsageError: bytes that are no UTF-8 come in as lone surrogates, which nothing that is asked can encode."""
+    for place, argument in enumerate(arguments, 1):
+        if any("\ud800" <= char <= "\udfff" for char in argument):
+            raise UsageError(f"argument {place} is not UTF-8: give it as such; see which encoding the terminal has")
 
 
 def _run(arguments: Sequence[str]) -> int:

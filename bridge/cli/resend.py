@@ -15,7 +15,7 @@ import typer
 from bridge.cli.common import audited, opened, since_ms
 from bridge.cli.output import progress, show
 from bridge.domain.deliveries import DeadLetter
-from bridge.domain.events import EVENT_TYPES, STATUSES, TEST, Record, event_id, iso_millis, unpack
+from bridge.domain.events import EVENT_TYPES, STATUSES, TEST, Record, event_id, iso_millis, readable
 from bridge.domain.receipts import normalise_phone
 from bridge.domain.subscriptions import SubscriptionState, is_asked_for, parse_statuses, parse_types
 from bridge.errors import BridgeError, NotFound, UsageError
@@ -207,18 +207,18 @@ def _from_dead(
 
     letters: dict[tuple[int, bytes], list[DeadLetter]] = {}
     for letter in bridge.queues.dead_letters(target.id):
-        if wish.includes(target, letter.position, _event(letter.record)):
+        if wish.includes(target, letter.position, readable(letter.record)):
             letters.setdefault((letter.shard, letter.position), []).append(letter)
     missing: dict[int, list[bytes]] = {}
     for (shard, position), group in letters.items():
-        if not any(_event(letter.record) for letter in group):
+        if not any(readable(letter.record) for letter in group):
             missing.setdefault(shard, []).append(position)
     logged = bridge.log.fetch(target.account, missing)
     gone = [(shard, place) for shard, group in missing.items() for place in group if (shard, place) not in logged]
     erased = bridge.erased_places.among(target.account, gone)
     for place, group in letters.items():
-        record = next((letter.record for letter in group if _event(letter.record)), None) or logged.get(place)
-        if not wish.includes(target, place[1], _event(record)):
+        record = next((letter.record for letter in group if readable(letter.record)), None) or logged.get(place)
+        if not wish.includes(target, place[1], readable(record)):
             continue
         seen.add(place)
         done.found += 1
@@ -238,20 +238,12 @@ def _from_log(
     for one in bridge.log.read(target.account, since_ms=wish.span[0]):
         if int.from_bytes(one.position[:8]) >= wish.span[1]:
             return
-        event = _event(one.record)
+        event = readable(one.record)
         if event is None or (one.shard, one.position) in letters or not accepted(one.shard, one.position, event):
             continue
         if wish.includes(target, one.position, event):
             done.found += 1
             yield Again(one.shard, one.position, one.record)
-
-
-def _event(record: bytes | None) -> Record | None:
-    """The event in a record; None where there is none, or none that can be read."""
-    try:
-        return unpack(record) if record else None
-    except msgspec.MsgspecError:
-        return None
 
 
 def _accepted(bridge: Bridge, target: Subscription, wish: _Wish) -> Callable[[int, bytes, Record], bool]:

@@ -141,10 +141,22 @@ def unpack(data: bytes) -> Record:
     Raises:
         msgspec.MsgspecError: it is none, or one of a newer release's.
     """
-    event = _unpacker.decode(data)
+    try:
+        event = _unpacker.decode(data)
+    except (UnicodeDecodeError, RecursionError) as error:
+        # msgspec's own errors are for what is malformed in its sense; a broken text is the standard library's.
+        raise msgspec.ValidationError(f"not a record: {type(error).__name__}") from None
     if event.schema > SCHEMA:
         raise msgspec.ValidationError(f"a record of schema {event.schema}: this release reads up to {SCHEMA}")
     return event
+
+
+def readable(data: bytes | None) -> Record | None:
+    """The record in ``data``; None where there is none that can be read: among many, it is to cost itself alone."""
+    try:
+        return unpack(data) if data else None
+    except msgspec.MsgspecError:
+        return None
 
 
 def record_of_test(account: str, subscription: str, nonce: str, now_ms: int) -> Record:

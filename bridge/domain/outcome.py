@@ -102,8 +102,8 @@ def retry_after_ms(header: str, now_ms: int) -> int:
     """
     text = header.strip()
     if text.isascii() and text.isdigit():
-        # Ten digits are three centuries; int() itself refuses a few thousand of them.
-        return min(LONGEST_WAIT_MS, int(text[:10]) * 1000) if len(text) <= 10 else LONGEST_WAIT_MS
+        # Ten digits are three decades at least; int() itself refuses a few thousand of them.
+        return min(LONGEST_WAIT_MS, int(text.lstrip("0")[:10] or "0") * 1000)
     try:
         parts = parsedate_tz(text)
         date_ms = 0 if parts is None else round(mktime_tz(parts) * 1000)

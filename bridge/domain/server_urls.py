@@ -12,6 +12,23 @@ from urllib.parse import SplitResult, parse_qsl, quote, unquote, urlencode, urls
 # kombu has no valkey transport, and its redis one refuses the scheme; the protocol is the same.
 _VALKEY = {"valkey": "redis", "valkeys": "rediss"}
 _SOCKETS = ("unix", "redis+socket")
+_OTHERS = frozenset(
+    [
+        "amqp",
+        "amqps",
+        "pyamqp",
+        "kafka",
+        "sqs",
+        "http",
+        "https",
+        "tcp",
+        "file",
+        "memcached",
+        "mongodb",
+        "postgresql",
+        "mysql",
+    ]
+)
 _CLUSTERS = {f"{scheme}+cluster": scheme for scheme in ("redis", "rediss", "valkey", "valkeys")}
 _SENTINELS = {f"{scheme}+sentinel": scheme for scheme in ("redis", "rediss", "valkey", "valkeys")}
 _SERVER_PORT, _SENTINEL_PORT = 6379, 26379
@@ -100,9 +117,14 @@ def store_address(text: str) -> StoreAddress:
         return StoreAddress(url=_socket_url("unix", "db", parts))
     scheme = _VALKEY.get(parts.scheme, parts.scheme)
     if scheme not in ("redis", "rediss"):
-        raise ValueError(f"the scheme {parts.scheme[:20]}:// is not supported; give {_STORE_FORM}")
+        raise ValueError(f"{_scheme_shown(parts.scheme)} is not supported; give {_STORE_FORM}")
     _check_database(parts.path.strip("/"))
-    return StoreAddress(url=url.replace(parts.scheme, scheme, 1))
+    return StoreAddress(url=scheme + url[len(parts.scheme) :])
+
+
+def _scheme_shown(scheme: str) -> str:
+    # What stands before the first colon of a text that is no URL may be a password.
+    return f"the scheme {scheme}://" if scheme in _OTHERS else "its scheme"
 
 
 def broker_address(text: str) -> BrokerAddress:
@@ -119,7 +141,7 @@ def broker_address(text: str) -> BrokerAddress:
     if parts.scheme in _SOCKETS:
         return BrokerAddress(url=_socket_url("redis+socket", "virtual_host", parts))
     if _VALKEY.get(parts.scheme, parts.scheme) not in ("redis", "rediss"):
-        raise ValueError(f"the scheme {parts.scheme[:20]}:// is not supported; give {_BROKER_FORM}")
+        raise ValueError(f"{_scheme_shown(parts.scheme)} is not supported; give {_BROKER_FORM}")
     return BrokerAddress(url=_celery_redis_url(store_url(url)))
 
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 from collections.abc import Iterable, Sequence
 from typing import Annotated, cast
 
@@ -31,6 +32,7 @@ _MAX_RESULT = 64
 _MAX_CODE = 128
 _MAX_DESCRIPTION = 1000
 _MAX_SEGMENTS = 1_000_000
+_MOST_DIGITS = 400
 _MAX_TIME = 253_402_300_799
 """The last second of the year 9999: later ones cannot be written as a date. Milliseconds fall beyond it too."""
 
@@ -176,11 +178,17 @@ def _load(body: bytes) -> dict[str, object]:
     # The standard library's parser, because msgspec refuses a whole document for one broken character: carriers cut
     # descriptions at a byte, not at a character.
     with contextlib.suppress(ValueError, RecursionError):
-        value = json.loads(body.decode("utf-8-sig", errors="replace"))
+        value = json.loads(body.decode("utf-8-sig", errors="replace"), parse_int=_whole)
     if not isinstance(value, dict):
         # Not raised while the parser's own error is handled: that holds the whole answer, phones and all.
         raise TransientProviderError("the answer is no JSON object, or was cut short")
     return cast("dict[str, object]", value)
+
+
+def _whole(digits: str) -> int | float:
+    """A number of JSON's. One of thousands of digits is none that can be used, and costs its receipt: ``int`` would
+    raise, and cost the whole answer."""
+    return int(digits) if len(digits) <= _MOST_DIGITS else math.inf
 
 
 def _ret_code(top: dict[str, object]) -> int:

@@ -18,6 +18,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import re
 from pathlib import Path
@@ -89,10 +90,17 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
             raise UsageError(f"{path}: cannot be read: {error.strerror}") from error
         except (UnicodeDecodeError, yaml.YAMLError) as error:
             raise UsageError(f"{path}: is no YAML: {' '.join(str(error).split())}") from error
+        except (ValueError, LookupError, AttributeError, RecursionError) as error:
+            # PyYAML's own types raise whatever a value leads them to: `!!int x`, 2026-99-99, a thousand brackets.
+            raise UsageError(f"{path}: has a value that cannot be read: {_line(error)}") from error
         try:
             return cls.from_dict({} if given is None else given)
         except UsageError as error:
             raise UsageError(f"{path}: {error}") from error
+
+
+def _line(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
 
 
 class Cast:
@@ -145,10 +153,15 @@ def digits_of(phone: str) -> str:
 def convert(given: object, kind: type[T], name: str) -> T:
     """``given`` as a value of ``kind``. Raises UsageError with the path of the wrong field below ``name``."""
     try:
-        return msgspec.convert(given, kind)
+        made = msgspec.convert(given, kind)
+        with contextlib.suppress(OverflowError):  # a seed may be of any size
+            msgspec.json.encode(made)  # what cannot be written could not be answered with
+    except UnicodeEncodeError:
+        raise UsageError(f"{name}: has half of a character (a lone surrogate) in it: give it whole") from None
     except msgspec.ValidationError as error:
         reason, _, path = str(error).partition(" - at `$")
         raise UsageError(f"{name}{path.removesuffix('`')}: {reason.replace('`', '')}") from error
+    return made
 
 
 def check_timeline(timeline: Timeline, name: str) -> None:

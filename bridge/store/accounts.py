@@ -18,8 +18,18 @@ _unpacker = msgspec.msgpack.Decoder(Account)
 
 
 def unpack(record: bytes) -> Account:
-    """An account as ``AccountStore.record`` gives it."""
-    return _unpacker.decode(record)
+    """An account as ``AccountStore.record`` gives it.
+
+    Raises:
+        BridgeError: it cannot be read.
+    """
+    try:
+        return _unpacker.decode(record)
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise BridgeError(
+            f"an account's record cannot be read ({type(error).__name__}): restore the store from its backup, or "
+            "remove it with `bridge accounts remove`, and add it anew"
+        ) from None
 
 
 class AccountStore:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Sequence
+from contextlib import suppress
 from typing import cast
 
 import msgspec
@@ -80,7 +81,8 @@ class AttemptLog:
             command: list[Argument] = ["XREVRANGE", keys.attempts(subscription), high, "-", "COUNT", _PAGE]
             page = cast("list[tuple[bytes, list[bytes]]]", self._client.commands([command])[0])
             for stream_id, flat in page:
-                yield stream_id, _unpacker.decode(flat[1])
+                with suppress(msgspec.MsgspecError, UnicodeDecodeError):  # one that cannot be read hides no other
+                    yield stream_id, _unpacker.decode(flat[1])
             if len(page) < _PAGE:
                 return
             high = f"({page[-1][0].decode()}"

@@ -100,7 +100,10 @@ class AuditTrail:
             command: list[Argument] = ["XREVRANGE", keys.AUDIT, high, low, "COUNT", _PAGE]
             page = cast("list[tuple[bytes, list[bytes]]]", self._client.commands([command])[0])
             for stream_id, flat in page:
-                name, entry = stream_id.decode(), _unpacker.decode(flat[1])
+                try:
+                    name, entry = stream_id.decode(), _unpacker.decode(flat[1])
+                except (msgspec.MsgspecError, UnicodeDecodeError):
+                    continue  # one that cannot be read hides no other
                 begun = entry.begun or name
                 if begun not in seen:
                     seen.add(begun)

@@ -93,9 +93,10 @@ class FillStore:
     def _page(self, account: str, shard: int, start: bytes, end: bytes) -> Page | Gap:
         # The log first: what is dropped in between is missed by neither, at worst said of a page that was whole.
         span = [keys.log(shard, account), positions.to_id(start), positions.to_id(end)]
-        found, begin = self._client.commands([["XRANGE", *span, "COUNT", PAGE], ["GET", keys.begin(shard, account)]])
+        reply, begin = self._client.commands([["XRANGE", *span, "COUNT", PAGE], ["GET", keys.begin(shard, account)]])
         if begin and (first := positions.from_id(cast("bytes", begin))) > start:
             return Gap(int.from_bytes(start[:8]), int.from_bytes(first[:8]))
-        entries = cast("list[tuple[bytes, list[bytes]]]", found)
-        logged = [(positions.from_id(stream_id), events.unpack(fields[1])) for stream_id, fields in entries]
-        return Page(shard, logged, logged[-1][0] if len(logged) == PAGE else end)
+        entries = cast("list[tuple[bytes, list[bytes]]]", reply)
+        found = [(positions.from_id(stream_id), events.readable(fields[1])) for stream_id, fields in entries]
+        logged = [(place, event) for place, event in found if event is not None]
+        return Page(shard, logged, found[-1][0] if len(found) == PAGE else end)

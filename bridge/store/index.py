@@ -36,7 +36,10 @@ def _due_now(replies: Sequence[object]) -> DueNow:
     queues: list[tuple[str, int]] = []
     for shard, reply in enumerate(replies):
         for member in cast("list[bytes]", reply):
-            kind, _, name = member.decode().partition(":")
+            # One that is no text was not written by us: there is nothing to serve, and the others are to be.
+            kind, _, name = member.decode(errors="replace").partition(":")
+            if "\ufffd" in name:
+                continue
             if kind == "p":
                 accounts.add(name)
             else:

@@ -13,7 +13,7 @@ from bridge.domain.policy import DEFAULT_LIMITS, Limits, allowances
 from bridge.store import keys, positions
 from bridge.store.client import Argument, Call, Client
 from bridge.store.queues import QueueStore
-from bridge.store.settling import is_ours
+from bridge.store.reading import is_ours, whole
 
 _AT_ONCE = 500
 _OVER_KEPT = "too many events waited for longer than the log keeps them"
@@ -36,7 +36,7 @@ class LimitStore:
             subscriptions, lambda shard, name: ["HMGET", keys.counts(shard, name), "w", "m"]
         ):
             own = cast("list[list[bytes | None]]", rows)
-            waiting = [int(row[0] or 0) for row in own]
+            waiting = [whole(row[0]) for row in own]
             if 2 * max(waiting) > self._share.backlog:
                 shares = enumerate(allowances(self._limits.backlog, waiting))
                 told += [["HSET", keys.counts(shard, name), "m", most] for shard, most in shares]

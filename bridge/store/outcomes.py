@@ -82,7 +82,7 @@ class OutcomeStore:
         found: set[bytes] = set()
         for _, noted in self._noted(subscription, shard, since_ms, now_ms):
             at = 0
-            while at < len(noted):
+            while at + _HEAD.size <= len(noted):
                 _, count = _HEAD.unpack_from(noted, at)
                 at += _HEAD.size
                 found.update(noted[place : place + 8] for place in range(at, at + count * _ENTRY, _ENTRY))
@@ -93,7 +93,9 @@ class OutcomeStore:
         lanes: list[bytes] = []
         owners: list[bytes] = []
         for position, record in wanted.items():
-            event = events.unpack(record)
+            event = events.readable(record)
+            if event is None:
+                continue
             lanes += (events.lane_id(event.session_no, event.phone), events.resend_lane(position))
             owners += (position, position)
         found: dict[bytes, Waits] = {}
@@ -135,11 +137,11 @@ def mark_of(position: bytes) -> bytes:
 
 def _find(noted: bytes, wanted: bytes, hour: int) -> Iterator[Told]:
     at = 0
-    while at < len(noted):
+    while at + _HEAD.size <= len(noted):
         low, count = _HEAD.unpack_from(noted, at)
         at += _HEAD.size
         end = at + count * _ENTRY
-        found = noted.find(wanted, at, end)
+        found = noted.find(wanted, at, end) if end <= len(noted) else -1
         while found >= 0:
             if (found - at) % _ENTRY == 0:
                 yield Told(_whole_ms(low, hour), noted[found + 8] + 1, 200 + noted[found + 9])

@@ -41,4 +41,4 @@ def id_after(position: bytes) -> str:
 
 def split(lane: bytes) -> tuple[int, list[bytes]]:
     """A lane as it is stored: attempts made for its first event, and the positions waiting, first the first."""
-    return lane[0], [lane[i : i + SIZE] for i in range(1, len(lane), SIZE)]
+    return lane[0], [lane[i : i + SIZE] for i in range(1, len(lane) - SIZE + 1, SIZE)]

@@ -21,10 +21,10 @@ from bridge.domain.policy import DEFAULT_LIMITS, Limits
 from bridge.domain.subscriptions import Deliver
 from bridge.store import keys, positions
 from bridge.store.client import Argument, Call, Client, Steps
-from bridge.store.settling import is_ours, settle_call
+from bridge.store.reading import health_of, is_ours, letter, whole
+from bridge.store.settling import settle_call
 
 _packer = msgspec.msgpack.Encoder()
-_health_of = msgspec.msgpack.Decoder(Health).decode
 _Page = list[tuple[bytes, list[bytes]]]
 _HOUR_MS = 3_600_000
 _COUNTS = ("w", "x", "o", "k", "d", "qo", "qk", "qd")
@@ -72,7 +72,10 @@ class QueueStore:
         return now_ms, claimed
 
     def peek(self, wanted: Sequence[tuple[str, int, Sequence[bytes]]]) -> list[list[Lane]]:
-        """Read claimed lanes: ``wanted`` is (subscription, shard, lanes). Lanes that are gone are left out."""
+        """Read claimed lanes: ``wanted`` is (subscription, shard, lanes). Lanes that are gone are left out.
+
+        So is one that is too short to name an event: its lease ends, and whoever claims it next leaves it out, too.
+        """
         return self._client.drive(self.peeking(wanted))
 
     def peeking(self, wanted: Sequence[tuple[str, int, Sequence[bytes]]]) -> Steps[list[list[Lane]]]:
@@ -88,7 +91,7 @@ class QueueStore:
                 [
                     Lane(shard, lane, bucket, value[1 : 1 + positions.SIZE], value[0])
                     for lane, bucket, value in zip(lanes, call.keys, values, strict=True)
-                    if value
+                    if len(value) > positions.SIZE
                 ]
             )
         return read
@@ -120,7 +123,7 @@ class QueueStore:
         replies = self._client.commands(
             [["HGET", keys.state(part.home(self._shards), part.subscription), "health"] for part in parts]
         )
-        return [_health_of(cast("bytes", reply)) if reply else WELL for reply in replies]
+        return [health_of(cast("bytes | None", reply)) for reply in replies]
 
     def note_health(self, token: bytes, part: Part, health: Health, *, held: bool = True) -> bool:
         """Note how a receiver is, and gate its queue in the part's shards. Returns whether the caller was the one to.
@@ -204,7 +207,7 @@ class QueueStore:
         replies = self._client.commands(
             [["HGET", keys.state(shard, subscription), "dropped"] for shard in range(self._shards)]
         )
-        return sum(int(cast("bytes", reply)) for reply in replies if reply)
+        return sum(whole(cast("bytes | None", reply)) for reply in replies)
 
     def kept(self, subscription: str, wanted: Mapping[int, Sequence[bytes]]) -> dict[tuple[int, bytes], bytes]:
         """Records that the log has dropped but this queue still refers to."""
@@ -244,7 +247,7 @@ class QueueStore:
         found: dict[str, Tally] = {}
         for place, name in enumerate(subscriptions):
             own = replies[2 * place * self._shards : 2 * (place + 1) * self._shards]
-            rows = [[int(value or 0) for value in cast("list[bytes | None]", reply)] for reply in own[::2]]
+            rows = [[whole(value) for value in cast("list[bytes | None]", reply)] for reply in own[::2]]
             waiting, exhausted, *limits = (sum(column) for column in zip(*rows, strict=True))
             ours = (limits[3], limits[4], limits[5])
             over_backlog, over_kept, dropped = (limits[place] + ours[place] for place in range(3))
@@ -275,7 +278,9 @@ class QueueStore:
         names += [make(shard, subscription) for make in (keys.queue, keys.dead, keys.kept, keys.counts, keys.state)]
         args: list[Argument] = [keys.queue_member(subscription), error, self._limits.dead, "q" if apart else ""]
         for position, record in records.items():
-            event = events.unpack(record)
+            event = events.readable(record)
+            if event is None:
+                continue  # whose lane it is in is not known: it dies there, once it is to be sent
             # In its phone's lane, or in one of its own where it was sent again.
             for lane in (events.lane_id(event.session_no, event.phone), events.resend_lane(position)):
                 names.append(keys.lanes(shard, subscription, lane))
@@ -296,7 +301,8 @@ class QueueStore:
             for (lane, due_ms), value in zip(due.items(), values, strict=True):
                 if value:
                     attempts, places = positions.split(value)
-                    found.append(Waiting(shard, lane, attempts, due_ms, tuple(places)))
+                    if places:
+                        found.append(Waiting(shard, lane, attempts, due_ms, tuple(places)))
         return sorted(found, key=lambda lane: lane.due_ms)
 
     def dead_letters(self, subscription: str, in_shard: int | None = None) -> Iterator[DeadLetter]:
@@ -309,7 +315,7 @@ class QueueStore:
                 )
                 page = cast("_Page", reply)
                 for stream_id, flat in page:
-                    yield _letter(shard, stream_id, flat)
+                    yield letter(shard, stream_id, flat)
                 if len(page) < 500:
                     break
                 high = f"({page[-1][0].decode()}"
@@ -320,7 +326,7 @@ class QueueStore:
             [["XREVRANGE", keys.dead(shard, subscription), "+", "-", "COUNT", 20] for shard in range(self._shards)]
         )
         letters = [
-            _letter(shard, stream_id, flat)
+            letter(shard, stream_id, flat)
             for shard, reply in enumerate(replies)
             for stream_id, flat in cast("_Page", reply)
         ]
@@ -353,14 +359,6 @@ def _removal(shard: int, subscription: str, version: bytes) -> Call:
     names = [keys.index(shard), keys.registry(shard), *(make(shard, subscription) for make in whole)]
     names += [f"{lanes}{bucket}" for bucket in range(keys.LANE_BUCKETS)]
     return Call("remove_queue", names, [keys.queue_member(subscription), version])
-
-
-def _letter(shard: int, stream_id: bytes, flat: list[bytes]) -> DeadLetter:
-    fields = dict(zip(flat[::2], flat[1::2], strict=True))
-    died_ms = int(stream_id.split(b"-")[0])
-    return DeadLetter(
-        fields[b"r"], fields[b"e"].decode(), int(fields[b"a"]), died_ms, shard, fields[b"p"], stream_id.decode()
-    )
 
 
 def _places(shard: int, name: str) -> list[str]:

@@ -121,7 +121,8 @@ class SessionStore:
             at_ms, *found = cast("tuple[int, *tuple[bytes, ...]]", tuple(cast("list[object]", reply)))
             now_ms = max(now_ms, at_ms)
             for session_no, due_ms in zip(found[::2], found[1::2], strict=True):
-                claimed[session_no.decode()] = int(float(due_ms))
+                # No SessionNo of ours is other than ASCII; one that is names no session, and takes no other with it.
+                claimed[session_no.decode(errors="replace")] = int(float(due_ms))
         return now_ms, claimed
 
     def reschedule(self, account: str, due_ms: Mapping[str, int], lease_end_ms: int) -> None:
@@ -234,8 +235,9 @@ class SessionStore:
         lists: list[tuple[int, str, int]] = []
         for shard, reply in enumerate(replies):
             for member in cast("list[bytes]", reply):
-                account, _, at_ms = member.decode().rpartition(":")
-                lists.append((shard, account, int(at_ms)))
+                account, _, at_ms = member.decode(errors="replace").rpartition(":")
+                if at_ms.isascii() and at_ms.isdigit():
+                    lists.append((shard, account, int(at_ms)))
         names = self._client.commands([["LRANGE", keys.watch(*one), 0, most - 1] for one in lists])
         return [
             Watched(*one, tuple(no.decode() for no in cast("list[bytes]", found)))
@@ -286,7 +288,8 @@ class SessionStore:
         )
         calls = []
         for shard, reply in enumerate(replies):
-            members = [member.decode() for member in cast("list[bytes]", reply)]
+            texts = [member.decode(errors="replace") for member in cast("list[bytes]", reply)]
+            members = [text for text in texts if ":" in text]
             if members:
                 # An account's name has no colon; a SessionNo may.
                 named = [keys.session(shard, *member.split(":", 1)) for member in members]

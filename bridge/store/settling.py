@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import msgspec
-
-from bridge.domain import events
 from bridge.domain.deliveries import Settlement
 from bridge.domain.outcome import Verdict
 from bridge.domain.policy import Limits
 from bridge.store import keys
 from bridge.store.client import Argument, Call
+from bridge.store.reading import is_ours
 
 
 def settle_call(part: tuple[str, int], token: bytes, settled: Sequence[Settlement], limits: Limits, hour: int) -> Call:
@@ -50,11 +48,3 @@ def settle_call(part: tuple[str, int], token: bytes, settled: Sequence[Settlemen
         else:
             args += ("unsaid" if is_ours(one.record) else "dead", one.attempts, one.record, one.error)
     return Call("settle_lanes", names, args)
-
-
-def is_ours(record: bytes) -> bool:
-    """Whether a record is an operators' event; not one that is empty, or cannot be read."""
-    try:
-        return bool(record) and events.is_ours(events.unpack(record))
-    except msgspec.MsgspecError:
-        return False

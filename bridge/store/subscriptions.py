@@ -56,6 +56,22 @@ class Registry(msgspec.Struct, frozen=True):
         return {one.id: one for group in self.by_account.values() for one in group}
 
 
+def unpack(value: bytes, name: str) -> Subscription:
+    """The subscription ``name`` as it is stored.
+
+    Raises:
+        BridgeError: it cannot be read. All stops at it, rather than to go on without it: nobody would ever send what is
+            recorded meanwhile, and what waits for it would be taken for a removed one's.
+    """
+    try:
+        return _unpacker.decode(value)
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise BridgeError(
+            f"the record of subscription {name} cannot be read ({type(error).__name__}): restore the store from its "
+            f"backup, or remove it with `HDEL {keys.SUBSCRIPTIONS} {name}` and add it anew"
+        ) from None
+
+
 def _listeners(group: Sequence[Subscription]) -> tuple[tuple[str, ...], ...]:
     return tuple(tuple(one.id for one in group if not one.implicit and one.wants(status)) for status in Status)
 
@@ -93,11 +109,12 @@ class SubscriptionStore:
         """
         # In two round trips: on a cluster, one would read them in no order.
         versions = self._versions()
-        stored, tombstones = self._client.commands([["HVALS", keys.SUBSCRIPTIONS], ["HGETALL", keys.TOMBSTONES]])
+        stored, tombstones = self._client.commands([["HGETALL", keys.SUBSCRIPTIONS], ["HGETALL", keys.TOMBSTONES]])
         flat = cast("list[bytes]", tombstones)
         groups: dict[str, list[Subscription]] = {}
-        for value in cast("list[bytes]", stored):
-            one = _unpacker.decode(value)
+        pairs = cast("list[bytes]", stored)
+        for name, value in zip(pairs[::2], pairs[1::2], strict=True):
+            one = unpack(value, name.decode(errors="replace"))
             groups.setdefault(one.account, []).append(one)
         return Registry(
             versions=versions,
@@ -143,7 +160,7 @@ class SubscriptionStore:
     def find(self, subscription: str) -> Found | None:
         """One subscription as it is stored, None where there is none of this id."""
         (value,) = self._client.commands([["HGET", keys.SUBSCRIPTIONS, subscription]])
-        return None if value is None else Found(cast("bytes", value), _unpacker.decode(cast("bytes", value)))
+        return None if value is None else Found(cast("bytes", value), unpack(cast("bytes", value), subscription))
 
     def begin(self, subscription: Subscription) -> None:
         """Put a subscription that counts for no account where there is none of its id. Tells nobody."""

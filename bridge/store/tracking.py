@@ -8,6 +8,7 @@ from typing import cast
 
 import msgspec
 
+from bridge.domain.tracking import is_account
 from bridge.errors import BridgeError, Unreachable
 from bridge.store import keys
 from bridge.store.client import Argument, Client
@@ -98,7 +99,8 @@ class TrackingStore:
     def accounts(self) -> list[str]:
         """Every account that has tracked."""
         (reply,) = self._client.commands([["SMEMBERS", keys.ACCOUNTS]])
-        return sorted(name.decode() for name in cast("list[bytes]", reply))
+        names = [name.decode(errors="replace") for name in cast("list[bytes]", reply)]
+        return sorted(name for name in names if is_account(name))
 
     def await_disk(self, session_nos: Sequence[str]) -> None:
         """Wait until all that was written of these sessions is in the servers' append-only files, on their disks.
@@ -143,8 +145,8 @@ class TrackingStore:
             yield Rejected(
                 stream_id.decode(),
                 int(stream_id.partition(b"-")[0]),
-                fields[b"i"].decode(),
-                fields[b"w"].decode(),
+                fields[b"i"].decode(errors="replace"),
+                fields[b"w"].decode(errors="replace"),
             )
 
     def drop(self, account: str, ids: Sequence[str]) -> int:

@@ -11,7 +11,7 @@ from litestar.exceptions import HTTPException
 from litestar.openapi import OpenAPIConfig
 
 from bridge.errors import BridgeError
-from bridge.web.problems import failed, problem, refused
+from bridge.web.problems import documented, failed, problem, refused
 from bridge.web.push import Pushes, push_route
 
 CHECK_WITHIN_S = 5.0  # a load balancer's own patience is seldom more than 10 s
@@ -28,7 +28,13 @@ def create_app(
     async def healthz() -> dict[str, str]:
         return {"status": "ok"}
 
-    @get("/readyz", summary="Are the store and the broker reachable?", tags=["health"], raises=[])
+    @get(
+        "/readyz",
+        summary="Are the store and the broker reachable?",
+        tags=["health"],
+        raises=[],
+        responses={503: documented("One of them is not: `failures` says which, and what to do.")},
+    )
     async def readyz() -> Response[dict[str, object]]:
         failures: dict[str, str] = {}
 

@@ -3,20 +3,41 @@
 from __future__ import annotations
 
 from http import HTTPStatus
-from typing import Any
+from typing import Any, cast
 
-from litestar import Request, Response
+import msgspec
+from litestar import MediaType, Request, Response
 from litestar.exceptions import HTTPException
+from litestar.openapi import ResponseSpec
 
 from bridge.errors import BridgeError
 from bridge.observe.logs import get_logger
 
 _log = get_logger(__name__)
+PROBLEM_JSON = "application/problem+json"
 _DETAILS = {
     404: "There is nothing here, or it is not yours.",
     405: "This does not take the method.",
     413: "The body is too large.",
 }
+
+
+class Problem(msgspec.Struct, omit_defaults=True):
+    """What a problem has in it, for documents."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    field: str | msgspec.UnsetType = msgspec.UNSET
+    failures: dict[str, str] | msgspec.UnsetType = msgspec.UNSET
+
+
+def documented(description: str) -> ResponseSpec:
+    """A problem as the OpenAPI document has it."""
+    return ResponseSpec(
+        Problem, generate_examples=False, description=description, media_type=cast("MediaType", PROBLEM_JSON)
+    )
 
 
 def problem(status: int, detail: str, **more: object) -> Response[dict[str, object]]:
@@ -26,7 +47,7 @@ def problem(status: int, detail: str, **more: object) -> Response[dict[str, obje
     return Response(
         {**body, "detail": detail, **more},
         status_code=status,
-        media_type="application/problem+json",
+        media_type=PROBLEM_JSON,
         headers=headers,
     )
 
@@ -39,7 +60,10 @@ def not_found() -> Response[dict[str, object]]:
 def refused(_request: Request[Any, Any, Any], error: HTTPException) -> Response[dict[str, object]]:
     """What the framework refuses."""
     status = error.status_code
-    return problem(status, _DETAILS.get(status, error.detail))
+    answer = problem(status, _DETAILS.get(status, error.detail))
+    # A 405 says in a header what there is instead (RFC 9110, 15.5.6).
+    answer.headers.update(error.headers or {})
+    return answer
 
 
 def failed(_request: Request[Any, Any, Any], error: Exception) -> Response[dict[str, object]]:

@@ -14,7 +14,7 @@ from litestar.handlers import HTTPRouteHandler
 
 from bridge.domain.tracking import is_account
 from bridge.provider.push import ACKNOWLEDGED, MAX_BODY_BYTES, parse_push
-from bridge.web.problems import not_found, problem
+from bridge.web.problems import documented, not_found, problem
 
 _AT_ONCE = 8  # the store's answers: a flood keeps no thread from anybody else
 _LONGEST_TOKEN = 128
@@ -46,6 +46,13 @@ def push_route(pushes: Pushes) -> HTTPRouteHandler:
         tags=["provider"],
         status_code=200,
         request_max_body_size=MAX_BODY_BYTES,
+        responses={
+            400: documented("The push is not as the provider documents it: `field` says where."),
+            404: documented("No such account, or another's token."),
+            413: documented("The body is too large."),
+            503: documented("The store does not answer: push again."),
+        },
+        raises=[],
     )
     async def take(request: Request[Any, Any, Any]) -> Response[dict[str, object]]:
         account, token = request.path_params["account"], request.path_params["token"]

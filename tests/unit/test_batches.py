@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -115,3 +116,12 @@ def test_an_abort_of_a_batch_means_none_of_its_events() -> None:
 def test_an_event_keeps_its_id_within_a_batch() -> None:
     batch = filled(BodyFormat.STANDARD, RECORD)
     assert batch.ids == [event_id("acc", RECORD)]
+
+
+@pytest.mark.parametrize(
+    ("attempts", "most", "allowed"), [(0, 100, 100), (1, 100, 50), (2, 100, 25), (6, 100, 1), (7, 100, 1), (250, 1, 1)]
+)
+def test_each_failed_attempt_of_an_event_halves_the_batch_that_it_may_be_in(
+    attempts: int, most: int, allowed: int
+) -> None:
+    assert most_for(attempts, most) == allowed

@@ -79,3 +79,23 @@ def test_whatever_happens_a_receiver_is_tried_again_within_half_an_hour(steps: l
         else:
             health = failed(health, POLICY, now_ms, probe=health.is_open, quiet_ms=quiet_ms)
         assert health.gate_ms <= now_ms + POLICY.longest_ms
+
+
+def test_what_nobody_asked_for_is_no_quiet() -> None:
+    assert failed(WELL, POLICY, NOW, probe=False).quiet_ms == 0
+    assert failed(WELL, POLICY, NOW, probe=False, quiet_ms=0).quiet_ms == 0
+    assert failed(WELL, POLICY, NOW, probe=False, quiet_ms=1).quiet_ms == NOW + 1
+
+
+def test_a_failed_probe_is_one_failure_more() -> None:
+    health = opened()
+    assert health.failures == POLICY.after
+    assert failed(health, POLICY, NOW, probe=True).failures == POLICY.after + 1
+    assert failed(health, POLICY, NOW, probe=False) == health
+
+
+def test_a_receiver_that_asked_for_quiet_gets_it_when_its_breaker_opens_too() -> None:
+    health = failed(WELL, POLICY, NOW, probe=False, quiet_ms=10 * MINUTE_MS)
+    while not health.is_open:
+        health = failed(health, POLICY, NOW, probe=False)
+    assert (health.quiet_ms, health.gate_ms) == (NOW + 10 * MINUTE_MS, NOW + 10 * MINUTE_MS)

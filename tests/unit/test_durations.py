@@ -58,3 +58,14 @@ def test_a_negative_duration_is_not_written() -> None:
 @given(st.lists(st.integers(0, 999_999_999), min_size=1).map(tuple))
 def test_what_is_written_is_read_back(durations_ms: tuple[int, ...]) -> None:
     assert parse_durations_ms(format_durations_ms(durations_ms)) == durations_ms
+
+
+def test_an_empty_list_says_what_one_looks_like() -> None:
+    with pytest.raises(ValueError, match=r"^an empty list; give durations with commas between, such as 10s,5m,12h$"):
+        parse_durations_ms(" ")
+
+
+@pytest.mark.parametrize(("given", "shown"), [("x" * 40, "x" * 40), ("x" * 41, "x" * 40 + "…")])
+def test_of_what_was_given_forty_characters_are_shown(given: str, shown: str) -> None:
+    with pytest.raises(ValueError, match=rf"^'{shown}' is not a duration; give "):
+        parse_duration_ms(given)

@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from bridge.domain import events
@@ -16,6 +16,7 @@ from bridge.domain.receipts import Receipt, Status
 from bridge.domain.status import track, transition
 from bridge.domain.tracking import SessionRequest, parse_item
 from bridge.provider.wire import parse_answer
+from tests.examples import examples
 
 NOW = 1_795_415_468_123
 RECORD = Record(
@@ -204,7 +205,7 @@ wire_receipts = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=200, deadline=None)
+@examples(200)
 @given(st.lists(wire_receipts, max_size=4), st.sampled_from(["", '{"a":"\\ud83d\\ude00"}']))
 def test_whatever_the_wire_lets_through_is_recorded_and_rendered(
     given_receipts: list[dict[str, object]], metadata: str
@@ -246,7 +247,7 @@ records = st.builds(
 )
 
 
-@settings(max_examples=200, deadline=None)
+@examples(200)
 @given(records)
 def test_a_body_is_a_function_of_the_record_and_tells_all_of_it(event: Record) -> None:
     message_id, body = render("acc", event)

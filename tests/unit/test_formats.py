@@ -9,7 +9,7 @@ from itertools import product
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from bridge.domain.events import Record, event_id, pack, record_of_test, render, unpack
@@ -25,6 +25,7 @@ from bridge.domain.subscriptions import (
     parse_types,
 )
 from bridge.errors import UsageError
+from tests.examples import examples
 from tests.unit.test_events import RECORD, changed, records
 
 KEY = b"k" * 32
@@ -86,7 +87,7 @@ def test_a_hash_is_one_that_anybody_with_the_key_computes() -> None:
 # --- bodies
 
 
-@settings(max_examples=150, deadline=None)
+@examples(150)
 @given(records, st.sampled_from(EVERY))
 def test_every_format_is_a_function_of_the_record_with_the_ids_of_the_standard_one(
     event: Record, chosen: tuple[BodyFormat, PhoneFormat]
@@ -103,7 +104,7 @@ def test_full_phones_in_the_standard_format_are_what_every_other_reader_of_the_l
     assert renderer(subscribed(), b"")(event) == render("acc", event)
 
 
-@settings(max_examples=150, deadline=None)
+@examples(150)
 @given(
     st.from_regex(r"(\((86|1|0086)\))?1[3-9][0-9]{9}", fullmatch=True),
     st.sampled_from(list(BodyFormat)),

@@ -132,3 +132,34 @@ def test_nothing_is_refused_but_what_is_named(name: str, value: str) -> None:
         assert plain in FORBIDDEN | {"proxy-connection", "http2-settings", "range"} or plain.startswith(
             ("content-", "webhook-", "proxy-", "svix-")
         )
+
+
+def test_as_many_headers_and_bytes_as_are_said_are_taken() -> None:
+    assert len(parse_headers([f"x{number}=1" for number in range(MOST_HEADERS)])) == MOST_HEADERS
+    most = MOST_BYTES - len("a: \r\n")
+    assert parse_headers(["a=" + "v" * most])
+    with pytest.raises(UsageError, match=f"more than {MOST_BYTES:,} bytes in all"):
+        parse_headers(["a=" + "v" * (most + 1)])
+
+
+@pytest.mark.parametrize(
+    ("header", "says"),
+    [
+        ("no-equals-sign", "--header: give NAME=VALUE, such as --header X-Tenant=7"),
+        ("é" * 50 + "=1", f"--header: '{chr(92) + 'xe9'}"),
+        (" " * 60 + "=1", f"--header: '{' ' * 40}' is no name of a header: letters, digits and hyphens, 128 at most"),
+        (
+            "a= b",
+            "--header a: a value is printable ASCII without a space at either end, and not empty; ",
+        ),
+        (
+            "a=",
+            "--header a: a value is printable ASCII without a space at either end, and not empty; ",
+        ),
+        ("Host=x", "--header Host: callbacks have a host of their own, or none; choose another name"),
+    ],
+)
+def test_a_refusal_says_what_to_give(header: str, says: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        parse_headers([header])
+    assert str(caught.value).startswith(says)

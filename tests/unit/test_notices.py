@@ -109,3 +109,24 @@ def test_those_hear_of_it_who_asked_but_not_the_one_it_is_about() -> None:
     assert audience(DROPPED, group[1], group) == ["sub_all"]
     assert group[3].hears("sms.status.changed")
     assert not group[3].hears("bridge.test")
+
+
+def test_nothing_is_told_twice_in_the_same_moment() -> None:
+    assert due(EXHAUSTED, (6,), Said((5,), NOW_MS), CREATED_MS, NOW_MS) is None
+    assert due(EXHAUSTED, (6,), Said((5,), NOW_MS), CREATED_MS, NOW_MS + EVERY_MS - 1) is None
+    assert due(EXHAUSTED, (6,), Said((5,), NOW_MS), CREATED_MS, NOW_MS + EVERY_MS) is not None
+
+
+def test_what_was_told_stays_told_though_the_store_forgot_some_of_it() -> None:
+    notice = due(DROPPED, (4, 9, 0), Said((5, 5, 5), NOW_MS), CREATED_MS, NOW_MS + EVERY_MS)
+    assert notice is not None
+    assert (notice.news, notice.said.counts) == ((0, 4, 0), (5, 9, 5))
+
+
+def test_a_notice_is_in_the_line_of_the_subscription_that_it_is_about() -> None:
+    notice = due(EXHAUSTED, (6,), None, CREATED_MS, NOW_MS)
+    assert notice is not None
+    about = subscription("sub_a")
+    found = record_of(notice, about, "HTTP 500")
+    assert found.session_no == f"{EVENT_TYPES[EXHAUSTED]} {about.id}"
+    assert not msgspec.structs.replace(about, types=("bridge.*",)).is_to_hear(found)

@@ -1,11 +1,22 @@
 from __future__ import annotations
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from bridge.domain.durations import parse_durations_ms
-from bridge.domain.outcome import LONGEST_WAIT_MS, Answer, Failure, Outcome, Verdict, Wish, judge, retry_after_ms
+from bridge.domain.outcome import (
+    LONGEST_WAIT_MS,
+    Answer,
+    Failure,
+    Outcome,
+    Verdict,
+    Wish,
+    judge,
+    of_batch,
+    retry_after_ms,
+)
 
 NOW = 1_795_423_107_000
 SCHEDULE = parse_durations_ms("5s,30s,2m,5m,30m,2h,5h,10h,14h,20h,24h")
@@ -169,3 +180,32 @@ def test_all_three_forms_of_an_http_date_are_read(date: str) -> None:
 )
 def test_no_retry_after_raises_or_asks_for_more_than_a_day(header: str, now_ms: int) -> None:
     assert 0 <= retry_after_ms(header, now_ms) <= LONGEST_WAIT_MS
+
+
+@pytest.mark.parametrize(
+    ("header", "wait_ms"),
+    [
+        ("0", 0),
+        ("000", 0),
+        ("00000000000000000005", 5_000),  # digits are digits (RFC 9110, 10.2.3), however many stand before them
+        ("86399", 86_399_000),
+        ("86400", LONGEST_WAIT_MS),
+        ("86401", LONGEST_WAIT_MS),
+        ("1000000000", LONGEST_WAIT_MS),
+        ("9" * 5_000, LONGEST_WAIT_MS),
+        ("Mon, 01 Jan 99999999999 00:00:00 GMT", 0),
+    ],
+)
+def test_seconds_of_any_length_are_read_up_to_a_day(header: str, wait_ms: int) -> None:
+    """Fault: eleven digits were a day, though they were zeros but for the last."""
+    assert retry_after_ms(header, NOW) == wait_ms
+
+
+def test_the_last_failure_slows_the_subscription_as_it_was_asked_to() -> None:
+    answer = Answer(429, None, "", b"", 12, retry_after="120")
+    assert judge(answer, 12, SCHEDULE, NOW, MIDDLE) == Outcome(Verdict.DEAD, 0, "HTTP 429", 120_000)
+
+
+def test_the_wish_to_abort_is_none_of_a_batch() -> None:
+    asked = Answer(400, None, "", b"", 12, Wish.ABORT)
+    assert of_batch(asked) == msgspec.structs.replace(asked, wish=Wish.NONE)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import msgspec
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -138,3 +139,17 @@ def test_turns_leave_nobody_out_and_give_seven_of_ten_to_the_newest(size: int) -
     for upto in range(10, size - size // 3, 10):
         newest = [one for one in ordered[:upto] if one < upto * 7 // 10]
         assert len(newest) == upto * 7 // 10
+
+
+@pytest.mark.parametrize(
+    ("counts", "room", "shares"),
+    [
+        ([0, 5, 0], 1, {1: 1}),
+        ([1, 1, 9], 4, {0: 1, 1: 1, 2: 2}),
+        ([1, 4, 9], 11, {0: 1, 1: 4, 2: 6}),
+        ([3, 3, 3], 100, {0: 3, 1: 3, 2: 3}),
+        ([0, 0], 5, {}),
+    ],
+)
+def test_no_shard_gives_more_than_it_has(counts: list[int], room: int, shares: dict[int, int]) -> None:
+    assert spread(counts, room, 0) == shares

@@ -10,7 +10,7 @@ import msgspec
 import pytest
 import structlog
 from celery.exceptions import Reject
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 import tasks.app
@@ -28,6 +28,7 @@ from bridge.wiring import Bridge
 from tasks.process import Process
 from tasks.store_watch import StoreWatch
 from tests.delivery.slices import Receiver, publish, subscribe
+from tests.examples import examples
 from tests.hostile import once, serving
 from tests.parts import Parts, entry, until
 from tests.polling.scripted import Everywhere, Scripted, receipt
@@ -617,7 +618,7 @@ class World:
             self.messages += 1
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@examples(150, shared=True)
 @given(choices=st.lists(st.integers(0, 30), max_size=60))
 def test_no_interleaving_leaves_due_work_without_a_message_or_a_runner(parts: Parts, choices: list[int]) -> None:
     """No tick and no time-out helps here: what comes due is seen by a runner, or wakes one."""

@@ -107,3 +107,27 @@ def test_a_rate_is_short_when_what_is_due_waits_and_it_could_not_keep_up() -> No
 @pytest.mark.parametrize(("rate", "said"), [(0.0, 0.0), (0.0123, 0.013), (1.0, 1.0), (7.21, 7.3), (123.4, 130.0)])
 def test_advice_is_rounded_up_to_two_figures(rate: float, said: float) -> None:
     assert rounded_rate(rate) == said
+
+
+@pytest.mark.parametrize(
+    ("demand", "rate", "patience_ms", "short"),
+    [
+        # 1,000 more each second need 10 calls a second; 6,000 that are due wait for a minute of one call a second.
+        (Demand(due=6_000, lag_ms=0, soon=1_000, window_ms=1_000), 1.0, 59_999, True),
+        (Demand(due=6_000, lag_ms=0, soon=1_000, window_ms=1_000), 1.0, 60_000, False),
+        (Demand(due=6_000, lag_ms=0, soon=1_000, window_ms=1_000), 2.0, 29_999, True),
+        (Demand(due=6_000, lag_ms=0, soon=1_000, window_ms=1_000), 2.0, 30_000, False),
+        (Demand(due=6_000, lag_ms=60_001, soon=1_000, window_ms=1_000), 2.0, 60_000, True),
+        (Demand(due=6_000, lag_ms=60_001, soon=0, window_ms=1_000), 2.0, 60_000, False),  # late, and catching up
+        (Demand(due=0, lag_ms=60_001, soon=100, window_ms=1_000), 1.0, 60_000, False),  # just enough
+        (Demand(due=0, lag_ms=60_001, soon=101, window_ms=1_000), 1.0, 60_000, True),
+    ],
+)
+def test_a_rate_is_short_once_what_is_due_waits_for_longer_than_it_may(
+    demand: Demand, rate: float, patience_ms: int, short: bool
+) -> None:
+    assert is_short(demand, rate, patience_ms) is short
+
+
+def test_a_window_of_no_time_is_taken_for_a_millisecond() -> None:
+    assert rate_needed(Demand(0, 0, 1, 0)) == rate_needed(Demand(0, 0, 1, 1)) == 10.0

@@ -258,3 +258,32 @@ def test_a_refused_session_is_asked_for_at_a_slow_pace(age: int, wait: int) -> N
     for chance in EDGES:
         pause = refused_poll_ms(sent(), NOW + age, chance) - NOW - age
         assert 0.9 * wait <= pause <= 1.1 * wait
+
+
+@pytest.mark.parametrize(
+    ("polled_at", "asked_at", "due_at", "rides"),
+    [
+        (20 * MINUTE, 40 * MINUTE, 42 * MINUTE, True),  # 5 % of its age ahead, and no more
+        (20 * MINUTE, 40 * MINUTE, 42 * MINUTE + 1, False),
+        (20 * MINUTE, 36 * MINUTE, 37 * MINUTE, True),  # from nine tenths of an age on a poll is the one at that age
+        (20 * MINUTE, 36 * MINUTE - 1, 37 * MINUTE, False),
+        (36 * MINUTE, 38 * MINUTE, 39 * MINUTE, False),  # so the one at 40 min was made
+        (36 * MINUTE - 1, 38 * MINUTE, 39 * MINUTE, True),
+        (37 * MINUTE, 39 * MINUTE, 40 * MINUTE, False),
+        (20 * MINUTE, 24 * MINUTE, 25 * MINUTE, False),  # between two ages
+    ],
+)
+def test_a_session_rides_along_up_to_the_edges(polled_at: int, asked_at: int, due_at: int, rides: bool) -> None:
+    assert rides_along(polled(polled_at), AGES, NOW + due_at, NOW + asked_at) is rides
+
+
+def test_one_that_was_never_polled_rides_along_to_its_first_age() -> None:
+    assert rides_along(sent(), AGES, NOW + 9_900, NOW + 9_500)
+    assert not rides_along(sent(), AGES, NOW + 8_999, NOW + 8_800)
+
+
+def test_one_whose_phones_are_all_final_rides_along_at_its_own_late_ages() -> None:
+    final = Receipt("1", "", "Success", "", "", NOW // 1_000, 1)
+    state = transition(sent(None), [final], NOW + 20 * MINUTE, GIVE_UP).state
+    assert not rides_along(state, AGES, NOW + 40 * MINUTE, NOW + 39 * MINUTE)
+    assert rides_along(state, AGES, NOW + 3 * HOUR, NOW + 175 * MINUTE)

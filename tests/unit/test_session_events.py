@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from bridge.domain.events import EVENT_TYPES, event_id, pack, render, unpack
@@ -20,6 +20,7 @@ from bridge.domain.session_events import (
 )
 from bridge.domain.status import SessionState, Transition, track, transition
 from bridge.domain.tracking import SessionRequest
+from tests.examples import examples
 
 NOW = 1_795_423_107_000
 HOUR = 3_600_000
@@ -119,7 +120,7 @@ def test_the_same_completion_observed_again_has_the_same_id() -> None:
     assert at_once == later
 
 
-@settings(max_examples=300, deadline=None)
+@examples(300)
 @given(st.sampled_from([None, 1, 2, 3]), st.lists(st.tuples(waits, answers), min_size=1, max_size=10))
 def test_no_two_completions_of_a_session_share_an_id(
     phone_count: int | None, life: list[tuple[int, list[Receipt]]]

@@ -7,12 +7,13 @@ import json
 from datetime import UTC, datetime
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 from openai import InvalidWebhookSignatureError, OpenAI
 from standardwebhooks import Webhook, WebhookVerificationError
 
 from bridge.domain.signing import Signer, decode_secret, encode_secret, signature
+from tests.examples import examples
 
 # Published by the Standard Webhooks libraries.
 VECTORS = [
@@ -48,7 +49,7 @@ def test_the_published_vectors_are_met(secret: str, message_id: str, seconds: in
     assert signature([decode_secret(secret)], message_id, seconds, body) == expected
 
 
-@settings(max_examples=50, deadline=None)
+@examples(50)
 @given(
     st.binary(min_size=24, max_size=64),
     st.from_regex(r"evt_[a-z2-7]{26}", fullmatch=True),
@@ -73,6 +74,7 @@ def test_each_of_several_keys_verifies_for_its_holder_with_both_libraries() -> N
 
 
 @given(st.binary(max_size=200), st.lists(st.binary(max_size=300), min_size=1, max_size=3))
+@example(bytes(65), [b"a key that is longer than a block of the hash"])
 def test_a_signer_signs_one_message_after_another_as_the_standard_librarys_hmac_does(
     key: bytes, bodies: list[bytes]
 ) -> None:

@@ -7,12 +7,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import msgspec
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from bridge.domain.receipts import Receipt
 from bridge.domain.status import SessionState, Transition, track, transition
 from bridge.domain.tracking import SessionRequest
+from tests.examples import examples
 
 START = 1_795_423_107_000
 GIVE_UP = 1_000
@@ -118,7 +119,7 @@ class Told:
 STATUSES = ["tracked", "unknown", "delivered", "undelivered", "expired", "failed", "no_receipt"]
 
 
-@settings(max_examples=300, deadline=None)
+@examples(300)
 @given(trackings, st.lists(st.tuples(waits, answers | trackings), min_size=1, max_size=6))
 def test_whatever_the_provider_says_in_any_order_each_event_follows_from_the_last(
     first: SessionRequest, life: list[tuple[int, list[Receipt] | SessionRequest]]
@@ -227,7 +228,7 @@ def latest_words(heard: list[Receipt]) -> list[tuple[Key, str, int]]:
     return [(key, STRENGTH[strength], time) for key, _, time, strength in words]
 
 
-@settings(max_examples=300, deadline=None)
+@examples(300)
 @given(counts, st.lists(st.tuples(waits, answers), min_size=1, max_size=6))
 def test_a_session_lives_as_the_contract_tells_it(count: int | None, life: list[tuple[int, list[Receipt]]]) -> None:
     now_ms = START

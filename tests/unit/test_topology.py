@@ -84,3 +84,42 @@ def test_sentinels_are_judged() -> None:
     assert [one.detail.rpartition(": ")[2] for one in sentinel_findings(alone)] == ["nobody can take over"]
     few = read_sentinels("mine", {"a": answer(**{"num-other-sentinels": "1"})})
     assert [one.verdict for one in sentinel_findings(few)] == [Verdict.WARN]
+
+
+def test_each_flag_that_means_trouble_is_one() -> None:
+    lines = [
+        f"id{number} 127.0.0.1:{number},host@with-at {flags} - 0 0 1 connected {slots}"
+        for number, (flags, slots) in enumerate(
+            [
+                ("master", "0-5 [7->-x]"),
+                ("master,fail", "[8->-x] 9"),
+                ("master,fail?", ""),
+                ("noaddr", ""),
+                ("handshake", ""),
+            ]
+        )
+    ]
+    found = read_members("\n".join(["a line that is none", *lines]))
+    assert [(one.name, one.is_failed, one.slots, one.moving) for one in found] == [
+        ("127.0.0.1:0,host", False, 6, 1),
+        ("127.0.0.1:1,host", True, 1, 1),
+        ("127.0.0.1:2,host", True, 0, 0),
+        ("127.0.0.1:3,host", True, 0, 0),
+        ("127.0.0.1:4,host", True, 0, 0),
+    ]
+
+
+def test_the_sentinel_that_knows_most_others_is_believed() -> None:
+    few = {"ip": "10.0.0.1", "port": "1", "num-other-sentinels": "1", "num-slaves": "7", "quorum": "9"}
+    most = {"ip": "10.0.0.2", "port": "2", "num-other-sentinels": "2", "num-slaves": "3", "quorum": "4"}
+    for answers in ({"a": few, "b": most, "c": {}, "d": None}, {"b": most, "c": {}, "a": few, "d": None}):
+        found = read_sentinels("main", answers)
+        assert found == Sentinels(4, ["d"], "10.0.0.2:2", 3, 4, 3, is_down=False)
+
+
+def test_what_no_sentinel_says_is_nought() -> None:
+    assert read_sentinels("main", {"a": {}}) == Sentinels(1, [], "main", 0, 0, 1, is_down=False)
+    assert read_sentinels("main", {"a": {"ip": "10.0.0.1"}}).master == "main"
+    assert read_sentinels("main", {"a": None}) == Sentinels(1, ["a"], "main", 0, 0, 0, is_down=True)
+    for field in ("is_sdown", "is_odown"):
+        assert read_sentinels("main", {"a": {field: "True"}}).is_down

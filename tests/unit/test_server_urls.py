@@ -1,0 +1,88 @@
+"""URLs of stores and brokers: what they mean to redis-py and to kombu, and what is said of wrong ones."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from bridge.domain.server_urls import broker_address, store_address, store_url
+
+
+@pytest.mark.parametrize(
+    ("given", "meant"),
+    [
+        ("valkey+cluster://h:1,h:2", "redis+cluster://h:1,h:2"),
+        ("valkey+sentinel://h/a+b", "redis+sentinel://h/a+b"),
+    ],
+)
+def test_valkeys_schemes_are_spelled_as_redis(given: str, meant: str) -> None:
+    assert store_url(given) == meant
+
+
+@pytest.mark.parametrize(
+    ("given", "meant"),
+    [
+        ("REDIS://h:1/0", "redis://h:1/0"),
+        ("Valkeys://h:1/0", "rediss://h:1/0"),
+        ("redis+cluster://[::1]:7000,h:7001", "redis://[::1]:7000/0"),
+        ("redis+cluster://h:1/0?db=0", "redis://h:1/0"),
+        ("rediss+cluster://u:p@h?ssl_ca_certs=/etc/ca.pem", "rediss://u:p@h:6379/0?ssl_ca_certs=/etc/ca.pem"),
+        ("valkeys+cluster://h", "rediss://h:6379/0"),
+        ("valkeys+sentinel://h/main/3?ssl_ca_certs=/etc/ca.pem", "rediss://h:26379/3?ssl_ca_certs=/etc/ca.pem"),
+        ("redis+sentinel://[::1]/main", "redis://[::1]:26379/0"),
+    ],
+)
+def test_a_store_is_reached_at(given: str, meant: str) -> None:
+    """Fault: a scheme in capitals was let in as it stood, and redis-py refused it at the first command."""
+    assert store_address(given).url == meant
+
+
+def test_what_sentinels_are_asked_with_is_theirs_alone() -> None:
+    found = store_address("redis+sentinel://:p@h:1,h:2/main/0?sentinel_username=u&sentinel_password=s")
+    assert (found.url, found.sentinel_login) == ("redis://:p@h:1/0", {"username": "u", "password": "s"})
+
+
+@pytest.mark.parametrize("given", ["pyamqp://h", "amqps://h", "amqp://h"])
+def test_a_rabbit_is_taken_as_it_is(given: str) -> None:
+    assert broker_address(given).url == given
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ("kafka://h", "the scheme kafka:// is not supported; give redis://HOST:PORT/DB, "),
+        ("hunter2://h", "its scheme is not supported; give redis://HOST:PORT/DB, "),
+        (
+            "redis://",
+            "the URL has no valid host and port (a password must be percent-encoded); give redis://HOST:PORT/DB",
+        ),
+        ("unix://", "the URL names no socket; give unix:///PATH with three slashes"),
+        ("unix:///", "the URL names no socket; give unix:///PATH with three slashes"),
+        ("redis://h/x", "the path of the URL must be a database number, such as /0"),
+        ("redis+cluster://h/3", "a cluster has database 0 alone; leave the path of the URL out"),
+        ("redis+cluster://h?db=3", "a cluster has database 0 alone; leave the path of the URL out"),
+        ("redis+cluster://h/x", "the path of the URL must be a database number, such as /0"),
+        (
+            "redis+cluster://",
+            "the URL has no valid host and port (a password must be percent-encoded); give redis+c",
+        ),
+        (
+            "redis+sentinel:///main",
+            "the URL has no valid host and port (a password must be percent-encoded); give ",
+        ),
+        ("redis+sentinel://h", "Sentinel needs the name of its group, as in "),
+        ("redis+sentinel://h/main/x", "the path of the URL must be a database number, such as /0"),
+        ("sentinel://h;h:2?master_name=m", "a list of Sentinels must have sentinel:// before each"),
+        ("sentinel://h", "Sentinel needs the name of its group, as in "),
+    ],
+)
+def test_a_wrong_store_is_told_in_these_words(given: str, says: str) -> None:
+    with pytest.raises(ValueError, match=f"^{re.escape(says)}"):
+        store_address(given)
+
+
+@pytest.mark.parametrize("given", ["redis://h?colour=1", "redis+sentinel://h/main?colour=1"])
+def test_an_option_that_celery_does_not_know_is_named(given: str) -> None:
+    with pytest.raises(ValueError, match=r"^Celery knows no option 'colour' of a Redis URL; leave it out \(ssl_… and "):
+        broker_address(given)
