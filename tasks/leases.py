@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from time import monotonic
 from typing import Any
 from weakref import WeakSet
@@ -30,6 +31,7 @@ class QoS(kombu_redis.QoS):
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
         self._renewed_at = 0.0
+        self._done: set[str] = set()
         _in_use.add(self)
 
     def append(self, message: Any, delivery_tag: str) -> None:
@@ -37,15 +39,39 @@ class QoS(kombu_redis.QoS):
         virtual.QoS.append(self, message, delivery_tag)
 
     def ack(self, delivery_tag: str) -> None:
-        self.channel.forget(delivery_tag)
+        """Be done with a message, whatever the broker says.
+
+        Were a broker that refuses it (its disk is full, its replicas are gone) to leave the message among those that
+        are worked on, a worker would soon have as many as it may take, and take none any more. What cannot be told now
+        is told later; until then its lease is renewed, or somebody would do the work again.
+        """
+        self._done.add(delivery_tag)
         virtual.QoS.ack(self, delivery_tag)
+        self._tell([delivery_tag])
 
     def reject(self, delivery_tag: str, requeue: bool = False) -> None:
-        if requeue:
-            self.channel.put_back(delivery_tag, "last", "any")
-        else:
-            self.channel.forget(delivery_tag)
+        """Give a message back, or be done with it. What cannot be given back now goes back when its lease ends."""
+        if not requeue:
+            self.ack(delivery_tag)
+            return
         virtual.QoS.ack(self, delivery_tag)
+        try:
+            self.channel.put_back(delivery_tag, "last", "any")
+        except self._failures as error:
+            _log.warning("a message stays taken until its lease ends", reason=repr(error))
+
+    @property
+    def _failures(self) -> tuple[type[Exception], ...]:
+        return (*self.channel.connection_errors, ResponseError)
+
+    def _tell(self, done: Sequence[str]) -> None:
+        """Tell the broker which messages are done with, as far as it takes that now."""
+        try:
+            for tag in done:
+                self.channel.forget(tag)
+                self._done.discard(tag)
+        except self._failures as error:
+            _log.warning("messages are done with, and the broker does not take that yet", reason=repr(error))
 
     def held(self) -> list[str]:
         """The tags of what is held."""
@@ -54,11 +80,12 @@ class QoS(kombu_redis.QoS):
     def restore_unacked(self, client: Any = None) -> None:
         """Put back what is held: the channel closes. Where the broker is gone, the leases' end does it."""
         held = self.held()
+        self._tell(list(self._done))
         try:
             # The last first: each goes to the front, and the first one taken is to be the first again.
             for tag in reversed(held):
                 self.channel.put_back(tag, "next", "any", client)
-        except (*self.channel.connection_errors, ResponseError) as error:
+        except self._failures as error:
             _log.warning("messages stay taken until their leases end", count=len(held), reason=type(error).__name__)
         self._delivered.clear()
         self._dirty.clear()
@@ -70,7 +97,10 @@ class QoS(kombu_redis.QoS):
             return
         self._renewed_at = now
         lease_ms = int(self.channel.visibility_timeout * 1000)
-        over = self.channel.run("renew_leases", [LEASES], [lease_ms, num or _RESTORED_AT_ONCE, *self.held()])
+        if self._done:
+            self._tell(list(self._done))
+        held = [*self.held(), *self._done]
+        over = self.channel.run("renew_leases", [LEASES], [lease_ms, num or _RESTORED_AT_ONCE, *held])
         returned = sum(self.channel.put_back(tag.decode(), "next", "over") for tag in reversed(over))
         if returned:
             _log.info("messages of dead workers are back in their queues", count=returned)

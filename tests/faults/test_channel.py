@@ -79,6 +79,7 @@ def server() -> Iterator[str]:
 def broker(server: str) -> Iterator[Broker]:
     made = Broker(server)
     made.redis.flushall()
+    refusing(made, yes=False)
     yield made
     made.close()
 
@@ -222,6 +223,41 @@ def test_a_dead_workers_messages_come_back_when_its_lease_ends_and_a_living_ones
     # What comes back too late of the dead one changes nothing.
     dead.messages[0].ack()
     assert broker.taken() == 2
+
+
+def refusing(broker: Broker, *, yes: bool) -> None:
+    """Have the server refuse all writes, as one does whose disk is full."""
+    broker.redis.config_set("min-replicas-to-write", int(yes))
+
+
+def test_a_worker_goes_on_after_a_server_that_took_no_acknowledgement(broker: Broker) -> None:
+    """Fault: what a full disk refused stayed among the messages that the worker had, which soon had all that it may."""
+    broker.send(1, 2, 3)
+    worker = Worker(broker.connect(visibility_timeout=1), prefetch=2)
+    until("two came", lambda: len(worker.messages) == 2, worker)
+    refusing(broker, yes=True)
+    worker.messages[0].ack()
+    worker.messages[1].reject(requeue=True)
+    refusing(broker, yes=False)
+    another = Worker(broker.connect(visibility_timeout=1))
+    until(
+        "the others come", lambda: sorted(map(str, worker.bodies() + another.bodies())) == list("1223"), worker, another
+    )
+    until("the broker knows", lambda: broker.taken() == broker.redis.zcard(LEASES) == 2, worker, another)
+
+
+def test_what_was_done_is_not_done_again_while_the_server_refuses_to_hear_of_it(broker: Broker) -> None:
+    broker.send(1)
+    worker = Worker(broker.connect(visibility_timeout=1))
+    until("it came", lambda: worker.messages, worker)
+    refusing(broker, yes=True)
+    worker.messages[0].ack()
+    refusing(broker, yes=False)
+    another = Worker(broker.connect(visibility_timeout=1))
+    ends = time.monotonic() + 2.5
+    until("two leases are over", lambda: time.monotonic() > ends, worker, another)
+    assert not another.messages
+    assert broker.taken() == 0
 
 
 def test_what_a_channel_has_goes_back_as_it_closes(broker: Broker) -> None:
