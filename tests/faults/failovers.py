@@ -89,3 +89,7 @@ OF_CLUSTER: Mapping[str, tuple[Mischief, Kind]] = {
     "kill -9 of a cluster's replica": (kill_clusters_replica, _H),
     "slot moved": (move_slot, _L),
 }
+FAILOVERS = frozenset(
+    name for name in (*OF_SENTINEL, *OF_CLUSTER) if "master" in name or "FAILOVER" in name or "slot" in name
+)
+"""Those that give a master's place, or a slot of it, to another server."""

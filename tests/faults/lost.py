@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 
 from tests.faults.evidence import Evidence, Heard
+from tests.faults.failovers import FAILOVERS
 from tests.faults.records import Asked, Attempt, Ended, Harm, Hindrance, Place, name_of
 
 _TIMED_OUT = 28
@@ -99,7 +100,10 @@ class Lost:
             call
             for place in places
             for call in self._settled.get((subscription, name_of(place)), ())
-            if call.pid == one.pid and call.asked_ms >= one.heard_ms - _EARLY_MS
+            # What the same process says of the second delivery says nothing of the first.
+            if call.pid == one.pid
+            and one.heard_ms - _EARLY_MS <= call.asked_ms
+            and (not second.heard_ms or call.asked_ms < second.heard_ms)
         ]
         if not settled:
             return self._never_handed_over(subscription, one, second, before)
@@ -169,6 +173,9 @@ class Lost:
 
     def _claimed_before(self, written: Asked, one: Attempt, second: Attempt) -> str | None:
         """It was claimed again before its outcome was written, and then sent: its lease was over by then."""
+        if over := self._while_failing_over(one.heard_ms, second.sent_ms):
+            # Two servers may take themselves for the master then: one was told of the outcome, the other asked.
+            return f"two masters: {over}"
         least_ms = self._hold_ms - self._timeout_ms
         stood = self._hindrance(one.pid, "stood", one.sent_ms, written.asked_ms, least_ms)
         is_soon = second.sent_ms <= (written.answered_ms or 0) + self._hold_ms
@@ -202,13 +209,27 @@ class Lost:
         """What hindered a process in that time, by how it begins: of several the one that took longest."""
         found = [
             one
-            for one in self._hindrances.get(pid, ())
+            for one in (*self._hindrances.get(pid, ()), *self._failovers)
             if one.what.startswith(start)
             and one.since_ms <= until_ms
             and one.until_ms >= since_ms
             and one.until_ms - one.since_ms >= least_ms
         ]
         return max(found, key=lambda one: one.until_ms - one.since_ms).what if found else None
+
+    def _while_failing_over(self, since_ms: int, until_ms: int) -> str | None:
+        return next(
+            (one.what for one in self._failovers if one.since_ms <= until_ms and one.until_ms >= since_ms), None
+        )
+
+    @cached_property
+    def _failovers(self) -> list[Hindrance]:
+        """While a master is replaced its shards answer nobody, and whoever waits for one lets all others wait."""
+        return [
+            Hindrance(pid=0, what=f"store: {fault.name}", since_ms=fault.at_ms, until_ms=fault.until_ms)
+            for fault in self._records.faults
+            if fault.name in FAILOVERS
+        ]
 
     @cached_property
     def _hindrances(self) -> Mapping[int, list[Hindrance]]:

@@ -239,11 +239,9 @@ def test_a_worker_goes_on_after_a_server_that_took_no_acknowledgement(broker: Br
     worker.messages[0].ack()
     worker.messages[1].reject(requeue=True)
     refusing(broker, yes=False)
-    another = Worker(broker.connect(visibility_timeout=1))
-    until(
-        "the others come", lambda: sorted(map(str, worker.bodies() + another.bodies())) == list("1223"), worker, another
-    )
-    until("the broker knows", lambda: broker.taken() == broker.redis.zcard(LEASES) == 2, worker, another)
+    both = (worker, Worker(broker.connect(visibility_timeout=1)))
+    until("the others come", lambda: sorted(str(body) for one in both for body in one.bodies()) == list("1223"), *both)
+    until("the broker knows", lambda: broker.taken() == broker.redis.zcard(LEASES) == 2, *both)
 
 
 def test_what_was_done_is_not_done_again_while_the_server_refuses_to_hear_of_it(broker: Broker) -> None:

@@ -19,6 +19,15 @@ from tests.simulation.scripts import Scripts
 LEASED = 0.5
 """A lease ends this much of a millisecond later than it says, and is so told from a due time."""
 
+
+def is_due(at_ms: float, now_ms: int) -> bool:
+    """Whether a due time or a lease is over. The half by which leases are told from due times has passed too: the clock
+    beside which this is checked goes on between two calls."""
+    return int(at_ms) <= now_ms
+
+
+"""A lease ends this much of a millisecond later than it says, and is so told from a due time."""
+
 Named = tuple[str, str]
 """An account and a SessionNo."""
 
@@ -89,7 +98,7 @@ class SessionModel:
     def due_counts(self, account: str, now_ms: int) -> list[int]:
         """How many are due, by shard."""
         return [
-            len([True for at in shard.due[account].values() if at <= now_ms]) if account in shard.due else 0
+            len([True for at in shard.due[account].values() if is_due(at, now_ms)]) if account in shard.due else 0
             for shard in self.shards
         ]
 
@@ -104,8 +113,8 @@ class SessionModel:
 
     def _claim(self, shard: int, account: str, most: Wanted, lease_end_ms: int, soon_ms: int) -> dict[str, int]:
         ordered = sorted([(at, no) for no, at in self.due_of(shard, account).items()])
-        due = [no for at, no in ordered if at <= self.now]
-        soon = [(at, no) for at, no in ordered if self.now < at <= self.now + soon_ms][: most.soon]
+        due = [no for at, no in ordered if is_due(at, self.now)]
+        soon = [(at, no) for at, no in ordered[len(due) :] if at <= self.now + soon_ms][: most.soon]
         chosen = dict.fromkeys(due[: most.oldest] + due[::-1][: most.newest])
         chosen |= dict.fromkeys([no for at, no in soon if at % 1 != LEASED])
         return self.lease(shard, account, list(chosen), lease_end_ms)

@@ -48,6 +48,6 @@ def must_notice(machine: type[Checked], parts: Parts, fault: Fault, monkeypatch:
     monkeypatch.setattr("bridge.store.client.script", lambda wanted: seeded if wanted == name else script(wanted))
     # Some show only if two things fall into one millisecond, and then perhaps not when they are played again.
     with pytest.raises((AssertionError, FlakyFailure)) as raised:
-        drive(machine, parts, 500, Phase.generate)
+        drive(machine, parts, 2_000, Phase.generate)
     found = raised.value.exceptions[0] if isinstance(raised.value, FlakyFailure) else raised.value
     assert says in str(found).partition("\n")[0]

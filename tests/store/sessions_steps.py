@@ -14,7 +14,7 @@ from bridge.domain.packing import Wanted
 from bridge.domain.status import SessionState
 from bridge.store.pushes import HINT_GAP_MS
 from tests.parts import entry
-from tests.simulation.sessions import LEASED
+from tests.simulation.sessions import LEASED, is_due
 from tests.store.queues_model import ACCOUNT, PHONES, SHARDS, SUBS, UNIT_MS
 from tests.store.queues_upkeep import Upkeep
 
@@ -127,7 +127,7 @@ class Sessions(Upkeep):
         for shard in range(SHARDS):
             mine = {no: at for no, at in claimed.items() if self.sessions.shard_of(no) == shard}
             due = self.sessions.due_of(shard, ACCOUNT)
-            late = {no for no, at in due.items() if at <= self.now}
+            late = {no for no, at in due.items() if is_due(at, self.now)}
             early = {no for no, at in due.items() if self.now < at <= self.now + soon_ms and at % 1 != LEASED}
             assert mine.keys() & early == (early if soon else set()), "what comes due soon may ride along"
             assert mine.keys() - early <= late, "what is claimed is due"
@@ -176,10 +176,12 @@ class Sessions(Upkeep):
         for _ in range(1 + again):
             assert self.parts.sessions.forget(ACCOUNT, names) == self.sessions.forget(ACCOUNT, names)
 
-    @rule()
-    def expire(self) -> None:
-        gone = self.parts.sessions.expire(self.parts.now_ms(), MANY)
-        assert gone == self.sessions.expire(self.now, MANY), "what settled long ago goes"
+    @rule(ahead=SOME)
+    def expire(self, ahead: int) -> None:
+        """By a caller whose clock may be ahead: what is over is the server's to say."""
+        ahead_ms = ahead * UNIT_MS
+        gone = self.parts.sessions.expire(self.parts.now_ms() + ahead_ms, MANY)
+        assert gone == self.sessions.expire(self.now + ahead_ms, MANY), "what settled long ago goes"
 
     @rule()
     def change_the_registry(self) -> None:
