@@ -23,6 +23,9 @@ from tests.commands import Terminal, use_environ
 from tests.parts import until
 from tests.sentinels import watched
 from tests.servers import environ_for, valkey
+from tests.tls import ignores_what_redis_py_leaves_open
+
+pytestmark = ignores_what_redis_py_leaves_open
 
 Findings = dict[str, list[tuple[str, str]]]
 

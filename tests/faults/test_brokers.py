@@ -21,7 +21,9 @@ from tests.faults.house import foreign_app, running, tracked, wait_until
 from tests.hostile import Certificate, unused_port
 from tests.sentinels import watched
 from tests.servers import bridge_on, environ_for, valkey
-from tests.tls import directives, program_with_tls
+from tests.tls import directives, ignores_what_redis_py_leaves_open, program_with_tls
+
+pytestmark = ignores_what_redis_py_leaves_open
 
 
 @contextmanager

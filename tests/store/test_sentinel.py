@@ -18,6 +18,9 @@ from bridge.store.client import Client
 from tests.hostile import Certificate
 from tests.parts import OPEN, Parts, entry, until
 from tests.sentinels import Watched, watched
+from tests.tls import ignores_what_redis_py_leaves_open
+
+pytestmark = ignores_what_redis_py_leaves_open
 
 
 @pytest.fixture(params=[False, True], ids=["in clear", "over TLS"])
