@@ -35,5 +35,5 @@ def directives(certificate: Certificate, port: int) -> dict[str, str]:
 
 
 ignores_what_redis_py_leaves_open = pytest.mark.filterwarnings("ignore:unclosed <ssl.SSLSocket:ResourceWarning")
-"""Where a TLS handshake fails, as while a server dies, redis-py 8.1 closes the plain socket, which the one that speaks TLS
-has taken over: that one is left to the garbage collector, which says so."""
+"""Where a TLS handshake fails, as while a server dies, redis-py 8.1 closes the plain socket, which the one that speaks
+TLS has taken over: that one is left to the garbage collector, which says so."""
