@@ -139,7 +139,7 @@ def _explain(curl: pycurl.Curl, code: int, text: str, notes: Notes, timeout_ms: 
         failure, error = Failure.INTERNAL, notes.fault
     elif notes.blocked and not notes.opened:
         failure, error = Failure.BLOCKED, f"blocked: {notes.blocked} address"
-    elif code == pycurl.E_OK:
+    elif code == pycurl.E_OK or notes.size > READ_BODY:
         failure, error = Failure.PROTOCOL, "no final status"
     elif failure is Failure.TIMEOUT:
         error = f"timed out after {timeout_ms} ms"

@@ -113,7 +113,8 @@ def signal_demo(number: signal.Signals) -> Callable[[int, set[int]], None]:
 
 def kill_its_worker(_demo: int, family: set[int]) -> None:
     commands = {pid: Path(f"/proc/{pid}/cmdline").read_bytes() for pid in family}
-    (worker,) = [pid for pid, command in commands.items() if b"\0tasks\0worker\0" in command]
+    # Celery names its processes itself where setproctitle is installed.
+    (worker,) = [pid for pid, command in commands.items() if b"\0tasks\0worker\0" in command or b"[celeryd" in command]
     os.kill(worker, signal.SIGKILL)
 
 

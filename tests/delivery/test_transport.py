@@ -241,6 +241,11 @@ FAILURES: dict[str, tuple[Behaviour, Failure, int]] = {
         Failure.RESET,
         101,
     ),
+    "a body after an upgrade nobody asked for": (
+        once(b"HTTP/1.1 101 Switching Protocols\r\n\r\n" + b"z" * 10_000),
+        Failure.PROTOCOL,
+        101,
+    ),
     "HTTP/2 without being asked": (
         once(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\0\0\0\x04\0\0\0\0\0"),
         Failure.PROTOCOL,

@@ -132,7 +132,7 @@ def test_a_subscription_that_cannot_be_read_is_named(parts: Parts) -> None:
     for read in (parts.subscriptions.load, lambda: parts.subscriptions.get("sub_bad")):
         with pytest.raises(BridgeError, match="the record of subscription sub_bad cannot be read"):
             read()
-    parts.subscriptions.remove("sub_bad")
+    parts.redis.hdel(keys.SUBSCRIPTIONS, "sub_bad")  # as it says
     assert list(parts.subscriptions.load().by_id()) == ["sub_good"]
 
 
