@@ -60,6 +60,11 @@ class _Slot:
         self.url = ""
         self.timeout_ms = 0
 
+    @property
+    def is_sent(self) -> bool:
+        """Whether all of its request was written to its connection."""
+        return self.request is not None and self.curl.getinfo(pycurl.SIZE_UPLOAD_T) >= len(self.request.body)
+
 
 class _Pool:
     """The connections, TLS sessions and handles of one identity.
@@ -215,14 +220,17 @@ class Transport:
         self._looked = time.monotonic()
 
     def _overdue(self) -> list[_Slot]:
-        """After standing still, the transfers past their deadline: they get one more look.
+        """After standing still, the transfers past their deadline that may have an answer: they get one more look.
 
         libcurl would end them before it reads an answer that has come in time, and the receiver hear the event again.
+        What was not sent by then must not be: its lane may be leased anew, and the receiver have the event and others
+        after it.
         """
         now = time.monotonic()
         if now - self._looked < _STOOD_STILL_S:
             return []
-        overdue = [slot for slot in self._active.values() if now - slot.started >= slot.timeout_ms / 1000]
+        late = [slot for slot in self._active.values() if now - slot.started >= slot.timeout_ms / 1000]
+        overdue = [slot for slot in late if slot.is_sent]
         for slot in overdue:
             slot.curl.setopt(pycurl.TIMEOUT_MS, 2 * math.ceil((now - slot.started) * 1000))
         return overdue
