@@ -211,7 +211,8 @@ class Attempt(msgspec.Struct, frozen=True, kw_only=True):
 
 class Asked(msgspec.Struct, frozen=True, kw_only=True):
     """What a process asked of the store under a queue's hold: to settle, or to claim lanes and hold the queue on for
-    ``hold_ms``. ``accepted`` are positions. ``reply`` is -1 or 0 where the hold was lost, None where none came."""
+    ``hold_ms``. ``accepted`` are positions, ``lanes`` what they are the first of, or what was claimed; ``server`` is
+    the port of the one asked. ``reply`` is -1 or 0 where the hold was lost, None where none came."""
 
     pid: int
     script: str
@@ -221,6 +222,8 @@ class Asked(msgspec.Struct, frozen=True, kw_only=True):
     asked_ms: int
     hold_ms: int = 0
     accepted: tuple[tuple[int, int], ...] = ()
+    lanes: tuple[str, ...] = ()
+    server: int = 0
     answered_ms: int = 0
     reply: int | None = None
 
