@@ -249,10 +249,14 @@ def leased_anew(records: Records, apart: int) -> Records:
 def told_of(records: Records) -> tuple[Asked, str]:
     """The call that wrote down the outcome of the one accepted POST, and that event's lane."""
     evidence, chosen = Evidence(records), one_accepted(records)
-    ((_, position),) = next(
+    ((shard, position),) = next(
         evidence.places_of(one) for one in evidence.heard[chosen.subscription] if one.post is chosen
     )
-    call = next(call for call in records.journal.asked if position in call.accepted)
+    call = next(
+        call
+        for call in records.journal.asked
+        if position in call.accepted and (call.subscription, call.shard) == (chosen.subscription, shard)
+    )
     return call, call.lanes[call.accepted.index(position)]
 
 
