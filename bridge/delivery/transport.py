@@ -148,6 +148,7 @@ class Transport:
                 slot.url = url
             if slot.timeout_ms != request.timeout_ms:
                 curl.setopt(pycurl.TIMEOUT_MS, max(1, request.timeout_ms))  # 0 would be no limit
+                curl.setopt(pycurl.FRESH_CONNECT, 0)
                 slot.timeout_ms = request.timeout_ms
             curl.setopt(pycurl.HTTPHEADER, _header_lines(request.headers))
             curl.setopt(pycurl.POSTFIELDS, request.body)  # not copied; pycurl holds the bytes until the next
@@ -215,6 +216,7 @@ class Transport:
         for slot in overdue:
             if slot.curl in self._active:
                 slot.curl.setopt(pycurl.TIMEOUT_MS, slot.timeout_ms)
+                slot.curl.setopt(pycurl.FRESH_CONNECT, 0)
             else:
                 slot.timeout_ms = 0  # to be set for its next request
         self._looked = time.monotonic()
@@ -233,6 +235,10 @@ class Transport:
         overdue = [slot for slot in late if slot.is_sent]
         for slot in overdue:
             slot.curl.setopt(pycurl.TIMEOUT_MS, 2 * math.ceil((now - slot.started) * 1000))
+            # Where its connection was closed without an answer libcurl sends again by itself, and now that is too late:
+            # by another connection that it has, or one that it would make.
+            slot.curl.setopt(pycurl.FRESH_CONNECT, 1)
+            slot.notes.late = True
         return overdue
 
     def _collect(self, pool: _Pool, finished: list[tuple[Request, Answer]]) -> None:

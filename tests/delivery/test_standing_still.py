@@ -11,7 +11,7 @@ import pytest
 
 from bridge.delivery.transport import Request, Transport
 from bridge.domain.outcome import Answer, Failure
-from tests.delivery.posting import LOOPBACK, post, request
+from tests.delivery.posting import LOOPBACK, post, request, run
 from tests.hostile import NO_CONTENT, Behaviour, Certificate, Connection, answering, serving, silent
 
 STOOD_STILL_MS = 2_000
@@ -102,3 +102,34 @@ def test_what_was_not_sent_by_its_deadline_is_sent_no_more(transport: Transport,
         assert (answer.status, answer.failure) == (0, Failure.TIMEOUT)
         assert post(transport, server.url, body=b"the next").status == 204
         assert [body for _, body in server.requests] == [b"the next"]
+
+
+def test_nor_does_libcurl_send_again_then(transport: Transport) -> None:
+    """Fault: as above, but the POST had been sent, and its connection closed without an answer while nobody looked.
+
+    Cause: libcurl takes a used connection that closes so for one that had been idle for too long, and sends by another.
+    Fix: past its deadline there is no other.
+    """
+    arrived = threading.Event()
+
+    def behave(connection: Connection) -> None:
+        connection.request()
+        connection.sock.sendall(NO_CONTENT)
+        if connection.request() is not None:
+            arrived.wait(60)
+
+    with serving(behave) as server:
+        one, other = request(server.url, 1), request(server.url, 2)
+        run(transport, one, other)
+        assert server.connections == 2
+        server.requests.clear()
+        deadline = time.monotonic() + 0.5
+        transport.start(request(server.url, body=b"once", timeout_ms=500))
+        while not server.requests:
+            assert transport.perform(1) == []
+        arrived.set()
+        stand_still(deadline + 0.3)
+        answer = outcome(transport)
+        assert (answer.status, answer.failure) == (0, Failure.TIMEOUT)
+        assert post(transport, server.url, body=b"the next").status == 204
+        assert [body for _, body in server.requests].count(b"once") == 1
