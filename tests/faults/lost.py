@@ -79,6 +79,8 @@ class Lost:
             return "answered after the time-out"
         if harms:
             return f"answer {min(harms)} on its way"
+        if self._was_held_up(one, before):
+            return "answer held up on its way"
         still = self._hindrance(one.pid, "stood", one.sent_ms, one.heard_ms)
         return f"answer in time, heard after the time-out: {still}" if still else None
 
@@ -93,6 +95,14 @@ class Lost:
         until_ms = (one.heard_ms or one.dropped_ms or one.sent_ms + self._timeout_ms) + _EARLY_MS
         harms = self._harms.get(heard.post.port, ())
         return {harm.how for harm in harms if one.sent_ms - _EARLY_MS <= harm.at_ms <= until_ms}
+
+    def _was_held_up(self, one: Attempt, heard: Heard) -> bool:
+        """Whether the proxy, which shares its process with the receivers, came to pass on an answer too late."""
+        passages = self._passages.get(heard.post.port)
+        if passages is None:
+            return False  # it came by no proxy
+        passed_ms = min((at_ms for at_ms in passages if at_ms >= heard.post.decided_ms), default=None)
+        return passed_ms is None or passed_ms >= one.sent_ms + self._timeout_ms - _EARLY_MS
 
     # The answer was heard.
 
@@ -330,4 +340,11 @@ class Lost:
         for harm in self._records.harms:
             if harm.link == "receivers":
                 found[harm.port].append(harm)
+        return found
+
+    @cached_property
+    def _passages(self) -> Mapping[int, list[int]]:
+        found: dict[int, list[int]] = defaultdict(list)
+        for one in self._records.passages:
+            found[one.port].append(one.at_ms)
         return found

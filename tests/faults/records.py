@@ -265,6 +265,13 @@ class Harm(msgspec.Struct, frozen=True, kw_only=True):
     how: str
 
 
+class Passage(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
+    """When the proxy made a connection to a receiver, or passed a piece of a reply on, by the port at its other end."""
+
+    port: int
+    at_ms: int
+
+
 Place = tuple[int, tuple[int, int]]
 """Shard and position of an event. Of accepted deliveries the store keeps the position's lowest 32 bits."""
 
@@ -327,6 +334,7 @@ class Records(msgspec.Struct, frozen=True, kw_only=True):
     journal: Journal = Journal()
     ended: tuple[Ended, ...] = ()
     harms: tuple[Harm, ...] = ()
+    passages: tuple[Passage, ...] = ()
     callback_timeout_ms: int
     give_up_ms: int
     secrets_said: tuple[str, ...] = ()
