@@ -206,6 +206,7 @@ class Intake:
         for queue in self.queues.values():
             for one in queue.settled:
                 sent.setdefault((queue.id, one.lane.shard), []).append(one)
+                queue.under_way.discard((one.lane.lane, one.lane.position))
             queue.settling, queue.settled = bool(queue.settled), []
         if sent:
             self._sent = sent

@@ -44,7 +44,8 @@ class HeldQueue:
     ``lost`` once another one does; ``ending``, why it is to be disabled.
     ``most_batch`` is how many events a callback may carry by its subscription, ``batch`` by what became of the last
     ones; 0: each callback is one event.
-    ``awaited``: lanes of it are being claimed; ``settling``: outcomes of it are being written down.
+    ``awaited``: lanes of it are being claimed; ``settling``: outcomes of it are being written down. ``under_way``: of
+    which lanes which events are sent, until what came of that is on its way to the store.
     ``health`` is how its receiver is, ``noted`` what the store knows of that. ``parked`` once its subscription is
     paused or disabled: nothing more of it is started. ``leaving`` once its subscription is cut into other parts.
     """
@@ -68,6 +69,7 @@ class HeldQueue:
         self.shards: set[int] = set()
         self.ready: deque[Ready] = deque()
         self.in_flight = 0
+        self.under_way: set[tuple[bytes, bytes]] = set()
         self.settled: list[Settlement] = []
         self.awaited = self.settling = False
         self.lost = False
@@ -140,8 +142,11 @@ class HeldQueue:
         """Take in lanes that were claimed at ``now_ms``, the oldest first. Returns how many are to be sent.
 
         The others go back untried: all of them where meanwhile nothing is to be sent any more, or not yet; all but the
-        oldest where that one is to be a probe.
+        oldest where that one is to be a probe. What is under way here is neither: its lease ended while the store was
+        waited for, and what comes of it counts under the new one.
         """
+        if self.under_way:
+            claimed = [one for one in claimed if (one.lane.lane, one.lane.position) not in self.under_way]
         keep = len(claimed)
         if self.parked or self.leaving or self.ending or self.health.hastening or now_ms < self.health.gate_ms:
             keep = 0

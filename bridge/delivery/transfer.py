@@ -31,7 +31,18 @@ class Notes:
     Holds no handle: the handle holds the callbacks, and a way back would be a cycle that keeps both alive.
     """
 
-    __slots__ = ("_policy", "_resolving", "_watch", "blocked", "body", "fault", "header_lines", "opened", "size")
+    __slots__ = (
+        "_policy",
+        "_resolving",
+        "_watch",
+        "blocked",
+        "body",
+        "fault",
+        "header_lines",
+        "late",
+        "opened",
+        "size",
+    )
 
     def __init__(self, policy: UrlPolicy, watch: select.epoll | None, resolving: set[Notes]) -> None:
         self._policy = policy
@@ -48,6 +59,7 @@ class Notes:
         self.blocked = ""  # why an address was refused
         self.opened = False  # whether an address was allowed
         self.fault = ""  # an exception in a callback
+        self.late = False  # past its deadline: no connection is to be made for it any more
         self.header_lines.clear()
 
     def write(self, data: bytes) -> int | None:
@@ -68,6 +80,8 @@ class Notes:
         """
         try:
             self._resolving.discard(self)
+            if self.late:
+                return pycurl.SOCKET_BAD
             if address.family not in {socket.AF_INET, socket.AF_INET6} or isinstance(address.addr, bytes):
                 self.blocked = "unreadable"
                 return pycurl.SOCKET_BAD
@@ -141,8 +155,8 @@ def _explain(curl: pycurl.Curl, code: int, text: str, notes: Notes, timeout_ms: 
         failure, error = Failure.BLOCKED, f"blocked: {notes.blocked} address"
     elif code == pycurl.E_OK or notes.size > READ_BODY:
         failure, error = Failure.PROTOCOL, "no final status"
-    elif failure is Failure.TIMEOUT:
-        error = f"timed out after {timeout_ms} ms"
+    elif failure is Failure.TIMEOUT or (notes.late and code == pycurl.E_COULDNT_CONNECT):
+        failure, error = Failure.TIMEOUT, f"timed out after {timeout_ms} ms"
     elif failure is Failure.CONNECT:
         number: int = curl.getinfo(pycurl.OS_ERRNO)
         error = os.strerror(number).lower() if number else "cannot connect"

@@ -60,6 +60,11 @@ class _Slot:
         self.url = ""
         self.timeout_ms = 0
 
+    @property
+    def is_sent(self) -> bool:
+        """Whether all of its request was written to its connection."""
+        return self.request is not None and self.curl.getinfo(pycurl.SIZE_UPLOAD_T) >= len(self.request.body)
+
 
 class _Pool:
     """The connections, TLS sessions and handles of one identity.
@@ -143,6 +148,7 @@ class Transport:
                 slot.url = url
             if slot.timeout_ms != request.timeout_ms:
                 curl.setopt(pycurl.TIMEOUT_MS, max(1, request.timeout_ms))  # 0 would be no limit
+                curl.setopt(pycurl.FRESH_CONNECT, 0)
                 slot.timeout_ms = request.timeout_ms
             curl.setopt(pycurl.HTTPHEADER, _header_lines(request.headers))
             curl.setopt(pycurl.POSTFIELDS, request.body)  # not copied; pycurl holds the bytes until the next
@@ -210,21 +216,29 @@ class Transport:
         for slot in overdue:
             if slot.curl in self._active:
                 slot.curl.setopt(pycurl.TIMEOUT_MS, slot.timeout_ms)
+                slot.curl.setopt(pycurl.FRESH_CONNECT, 0)
             else:
                 slot.timeout_ms = 0  # to be set for its next request
         self._looked = time.monotonic()
 
     def _overdue(self) -> list[_Slot]:
-        """After standing still, the transfers past their deadline: they get one more look.
+        """After standing still, the transfers past their deadline that may have an answer: they get one more look.
 
         libcurl would end them before it reads an answer that has come in time, and the receiver hear the event again.
+        What was not sent by then must not be: its lane may be leased anew, and the receiver have the event and others
+        after it.
         """
         now = time.monotonic()
         if now - self._looked < _STOOD_STILL_S:
             return []
-        overdue = [slot for slot in self._active.values() if now - slot.started >= slot.timeout_ms / 1000]
+        late = [slot for slot in self._active.values() if now - slot.started >= slot.timeout_ms / 1000]
+        overdue = [slot for slot in late if slot.is_sent]
         for slot in overdue:
             slot.curl.setopt(pycurl.TIMEOUT_MS, 2 * math.ceil((now - slot.started) * 1000))
+            # Where its connection was closed without an answer libcurl sends again by itself, and now that is too late:
+            # by another connection that it has, or one that it would make.
+            slot.curl.setopt(pycurl.FRESH_CONNECT, 1)
+            slot.notes.late = True
         return overdue
 
     def _collect(self, pool: _Pool, finished: list[tuple[Request, Answer]]) -> None:

@@ -167,6 +167,9 @@ class Reading:
 
     def begin(self, packed: bytes, count: int) -> None:
         """Send; a failure is raised by ``arrived``."""
+        if self._connection is not None and not self._pool.owns_connection(self._connection):
+            # Sentinels have named another master since: the one before may go on as one for seconds, unheard.
+            self.close()
         self._left = count
         self._begun_s = monotonic()
         try:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 
 import pytest
 from msgspec.structs import replace
 
-from bridge.delivery import loop
+from bridge.delivery import intake, loop
 from bridge.domain.deliveries import Part
 from bridge.store import keys
 from bridge.wiring import Bridge
@@ -96,3 +97,31 @@ def test_a_queue_that_is_lost_in_one_shard_is_let_go_of_in_all(bridge: Bridge, l
         receiver.on_arrival = lose
         assert run(bridge).unsettled > 0
     assert [key.decode() for key in log.client.scan("*:hold:*")] == [home]
+
+
+def test_what_is_under_way_is_not_sent_again_when_its_lease_ends_meanwhile(
+    bridge: Bridge, log: Parts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Fault: while a cluster's master was replaced a slice waited for its store for longer than a lease. Its POSTs had
+    been accepted by then, and all were sent once more by that very slice.
+
+    Cause: it looked for what is due before it read their answers, and its own leases had ended. What had failed was
+    sent beside the outcome of that, which made it due a third time. Fix: of what it claims a slice lets be what it has
+    under way; what comes of that counts under the new lease.
+    """
+    look, waits = intake.Intake.look, [0.5]
+
+    def slow(self: intake.Intake, now_ms: int, *, accept_new: bool, aside: bool) -> int:
+        if waits and any(queue.in_flight for queue in self.queues.values()):
+            time.sleep(waits.pop())
+            now_ms = log.now_ms()
+        return look(self, now_ms, accept_new=accept_new, aside=aside)
+
+    monkeypatch.setattr(intake.Intake, "look", slow)
+    receiver = Receiver(takes_s=0.05)
+    with serving(receiver) as server:
+        told = publish(log, subscribe(bridge, server.url), sessions=3)
+        report = drain(bridge, replace(QUICK, timeout_ms=150))  # a lease is three of them
+    assert not waits
+    assert receiver.accepted == told
+    assert report.unsettled == 0

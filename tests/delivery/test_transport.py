@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import threading
-import time
 from collections.abc import Iterator
 
 import pytest
@@ -15,7 +13,7 @@ from bridge.delivery.guard import Target, UrlPolicy, address_refusal
 from bridge.delivery.libcurl import failure_of, pycurl
 from bridge.delivery.transfer import KEEP_BODY
 from bridge.delivery.transport import Request, Transport
-from bridge.domain.outcome import Answer, Failure, Wish
+from bridge.domain.outcome import Failure, Wish
 from tests.delivery.posting import LOOPBACK, PATIENT_MS, post, request, run
 from tests.hostile import (
     NO_CONTENT,
@@ -138,49 +136,6 @@ def test_what_a_refusal_asks_for_is_read(transport: Transport, head: bytes, wish
         asked, next_one = post(transport, server.url), post(transport, server.url)
     assert (asked.wish, asked.retry_after) == (wish, retry_after)
     assert (next_one.wish, next_one.retry_after) == (Wish.NONE, ""), "and not of the answer after it"
-
-
-STOOD_STILL_MS = 2_000
-
-
-def after_standing_still(transport: Transport, behave: Behaviour, arrived: threading.Event) -> Answer:
-    """The answer to a POST whose sender looks at nothing from its arrival until after its deadline."""
-    with serving(behave) as server:
-        deadline = time.monotonic() + STOOD_STILL_MS / 1000
-        transport.start(request(server.url, timeout_ms=STOOD_STILL_MS))
-        while not server.requests:
-            assert transport.perform(1) == []
-        arrived.set()
-        while time.monotonic() < deadline + 0.1:
-            time.sleep(0.01)
-        finished: list[tuple[Request, Answer]] = []
-        while not finished:
-            finished = transport.perform(1_000)
-    return finished[0][1]
-
-
-def test_an_answer_that_came_while_nobody_looked_counts(transport: Transport) -> None:
-    """Fault: a store that answered nothing for two seconds (CLIENT PAUSE) held up the loop that waited for it.
-
-    Cause: libcurl looks at a transfer's deadline before it reads what has arrived, so answers that had come in time
-    were taken for time-outs, and each of those callbacks was sent again. Fix: after standing still, what is past its
-    deadline is read once more.
-    """
-    arrived = threading.Event()
-
-    def behave(connection: Connection) -> None:
-        connection.request()
-        arrived.wait(60)
-        connection.sock.sendall(NO_CONTENT)
-        connection.gone()
-
-    assert after_standing_still(transport, behave, arrived).status == 204
-
-
-def test_standing_still_makes_no_answer_of_none(transport: Transport) -> None:
-    answer = after_standing_still(transport, silent, threading.Event())
-    assert (answer.status, answer.failure) == (0, Failure.TIMEOUT)
-    assert answer.error == f"timed out after {STOOD_STILL_MS} ms"
 
 
 def promising(connection: Connection) -> None:

@@ -79,7 +79,8 @@ def journal(lines: Iterable[str]) -> Journal:
             case "asked":
                 asked[name] = _asked(one)
             case "answered":
-                asked[name] = msgspec.structs.replace(asked[name], answered_ms=at_ms, reply=one["reply"])
+                lanes = tuple(one.get("lanes", asked[name].lanes))
+                asked[name] = msgspec.structs.replace(asked[name], answered_ms=at_ms, reply=one["reply"], lanes=lanes)
             case "stood still":
                 hindrances.append(Hindrance(pid=pid, what="stood still", since_ms=one["since"], until_ms=at_ms))
             case "broken":
@@ -100,4 +101,6 @@ def _asked(one: Mapping[str, Any]) -> Asked:
         asked_ms=one["at"],
         hold_ms=one.get("hold_ms", 0),
         accepted=tuple((millis, sequence) for millis, sequence in one.get("accepted", ())),
+        server=one["server"],
+        lanes=tuple(one.get("lanes", ())),
     )

@@ -14,7 +14,7 @@ from functools import cached_property
 
 from tests.faults.evidence import Evidence, Heard
 from tests.faults.failovers import FAILOVERS
-from tests.faults.records import Asked, Attempt, Ended, Harm, Hindrance, Place, name_of
+from tests.faults.records import Asked, Attempt, Ended, Harm, Hindrance, Place, Post, name_of
 
 _TIMED_OUT = 28
 _CLOSED_BY_US = 23
@@ -43,7 +43,7 @@ class Lost:
         first, second = self._attempts.get(before.post.attempt), self._attempts.get(again.post.attempt)
         if first is None or second is None:
             return None
-        if first is second:
+        if first is second or before.post is not self._last_posts[first.name]:
             return self._sent_twice(first, before)
         if not first.heard_ms:
             return self._unheard(first)
@@ -79,18 +79,30 @@ class Lost:
             return "answered after the time-out"
         if harms:
             return f"answer {min(harms)} on its way"
+        if self._was_held_up(one, before):
+            return "answer held up on its way"
         still = self._hindrance(one.pid, "stood", one.sent_ms, one.heard_ms)
         return f"answer in time, heard after the time-out: {still}" if still else None
 
     def _sent_twice(self, one: Attempt, before: Heard) -> str | None:
-        """libcurl itself sends again what had a used connection that was closed without a byte of an answer."""
-        return "answer reset on its way, sent again by libcurl" if "reset" in self._harms_of(one, before) else None
+        """libcurl itself sends again what had a used connection that was closed without a line of an answer; what it
+        tells of is what came of the last time."""
+        lost = sorted({"cut", "reset"} & self._harms_of(one, before))
+        return f"answer {lost[0]} on its way, sent again by libcurl" if lost else None
 
     def _harms_of(self, one: Attempt, heard: Heard) -> set[str]:
         """What the proxy did to the connection that a POST came by, while it was under way."""
         until_ms = (one.heard_ms or one.dropped_ms or one.sent_ms + self._timeout_ms) + _EARLY_MS
         harms = self._harms.get(heard.post.port, ())
         return {harm.how for harm in harms if one.sent_ms - _EARLY_MS <= harm.at_ms <= until_ms}
+
+    def _was_held_up(self, one: Attempt, heard: Heard) -> bool:
+        """Whether the proxy, which shares its process with the receivers, came to pass on an answer too late."""
+        passages = self._passages.get(heard.post.port)
+        if passages is None:
+            return False  # it came by no proxy
+        passed_ms = min((at_ms for at_ms in passages if at_ms >= heard.post.decided_ms), default=None)
+        return passed_ms is None or passed_ms >= one.sent_ms + self._timeout_ms - _EARLY_MS
 
     # The answer was heard.
 
@@ -110,14 +122,44 @@ class Lost:
         answered = [call for call in settled if call.reply is not None]
         if not answered:
             return self._not_answered(settled[-1])
-        last = answered[-1]
         if all(call.reply == -1 for call in answered):
-            return self._held_no_more(last, one, second)
+            return self._held_no_more(answered[-1], one, second)
+        if elsewhere := self._leased_elsewhere(answered[-1], places, one, second):
+            return elsewhere
+        return self._written(subscription, one, second, places, settled)
+
+    def _written(
+        self, subscription: str, one: Attempt, second: Attempt, places: Sequence[Place], settled: Sequence[Asked]
+    ) -> str | None:
+        """The store said that it has the outcome."""
+        last = [call for call in settled if call.reply is not None][-1]
         if second.sent_ms < last.answered_ms:
             return self._too_late(one, second, last.asked_ms)
         if self._is_kept(subscription, places, settled):
             return self._claimed_before(last, one, second)
         return self._gone_with_the_store(last.answered_ms)
+
+    def _leased_elsewhere(self, told: Asked, places: Sequence[Place], one: Attempt, second: Attempt) -> str | None:
+        """While a master is replaced two servers may take themselves for it, or the new one lack what was written last:
+        its lane was leased anew by another than was told of the outcome, or than had leased it until then."""
+        over = self._while_failing_over(one.sent_ms - self._hold_ms, second.sent_ms)
+        names = {name_of(place) for place in places}
+        firsts = zip(told.accepted, told.lanes, strict=True)
+        lane = next(lane for position, lane in firsts if name_of((told.shard, position)) in names)
+        before, anew = (self._lease_of(attempt, told, lane) for attempt in (one, second))
+        if over is None or before is None or anew is None:
+            return None
+        if anew.server != told.server:
+            return f"two masters: {over}"
+        is_lost = before.server != anew.server and second.sent_ms < told.answered_ms
+        return f"lease lost: {over}" if is_lost else None
+
+    def _lease_of(self, one: Attempt, told: Asked, lane: str) -> Asked | None:
+        """The claim that gave the process of an attempt its lane."""
+        claims = self._leases.get((one.pid, told.subscription, told.shard, lane), ())
+        return max(
+            (call for call in claims if call.asked_ms <= one.sent_ms), key=lambda call: call.asked_ms, default=None
+        )
 
     def _never_handed_over(self, subscription: str, one: Attempt, second: Attempt, before: Heard) -> str | None:
         """The answer was heard, and the store was never told of it."""
@@ -153,8 +195,12 @@ class Lost:
 
     def _held_no_more(self, refused: Asked, one: Attempt, second: Attempt) -> str | None:
         """Another slice had taken over: only where this one's hold had run out, or went with the store."""
-        held = self._holds.get((refused.token, refused.subscription, refused.shard), ())
-        until_ms = max((call.asked_ms + call.hold_ms for call in held if call.asked_ms < refused.asked_ms), default=0)
+        holds = self._holds.get((refused.token, refused.subscription, refused.shard), ())
+        held = [call for call in holds if call.asked_ms < refused.asked_ms]
+        over = self._while_failing_over(one.sent_ms - self._hold_ms, refused.answered_ms)
+        if held and over and held[-1].server != refused.server:
+            return f"two masters: {over}"
+        until_ms = max((call.asked_ms + call.hold_ms for call in held), default=0)
         if until_ms and until_ms <= refused.answered_ms:
             return self._too_late(one, second, refused.answered_ms)
         if self._evidence.may_be_rolled_back(until_ms) or self._gone_with_the_store(until_ms - self._hold_ms):
@@ -173,9 +219,6 @@ class Lost:
 
     def _claimed_before(self, written: Asked, one: Attempt, second: Attempt) -> str | None:
         """It was claimed again before its outcome was written, and then sent: its lease was over by then."""
-        if over := self._while_failing_over(one.heard_ms, second.sent_ms):
-            # Two servers may take themselves for the master then: one was told of the outcome, the other asked.
-            return f"two masters: {over}"
         least_ms = self._hold_ms - self._timeout_ms
         stood = self._hindrance(one.pid, "stood", one.sent_ms, written.asked_ms, least_ms)
         is_soon = second.sent_ms <= (written.answered_ms or 0) + self._hold_ms
@@ -263,6 +306,21 @@ class Lost:
         return found
 
     @cached_property
+    def _leases(self) -> Mapping[tuple[int, str, int, str], list[Asked]]:
+        """Claims of lanes, by who was given which."""
+        found: dict[tuple[int, str, int, str], list[Asked]] = defaultdict(list)
+        for call in self._records.journal.asked:
+            if call.script == "claim_lanes":
+                for lane in call.lanes:
+                    found[call.pid, call.subscription, call.shard, lane].append(call)
+        return found
+
+    @cached_property
+    def _last_posts(self) -> Mapping[str, Post]:
+        """Of each attempt the POST that came last: libcurl may send one twice."""
+        return {post.attempt: post for post in sorted(self._records.posts, key=lambda post: post.at_ms)}
+
+    @cached_property
     def _refused(self) -> list[Asked]:
         """Calls by slices that had held a queue, and held it no more."""
         return [
@@ -282,4 +340,11 @@ class Lost:
         for harm in self._records.harms:
             if harm.link == "receivers":
                 found[harm.port].append(harm)
+        return found
+
+    @cached_property
+    def _passages(self) -> Mapping[int, list[int]]:
+        found: dict[int, list[int]] = defaultdict(list)
+        for one in self._records.passages:
+            found[one.port].append(one.at_ms)
         return found

@@ -14,7 +14,7 @@ import weakref
 from collections.abc import Coroutine, Mapping
 from typing import Any, TypeVar
 
-from tests.faults.records import Harm
+from tests.faults.records import Harm, Passage
 
 T = TypeVar("T")
 
@@ -46,6 +46,13 @@ class Link:
         self.open: set[asyncio.WriteTransport] = set()
         self.known: weakref.WeakSet[asyncio.WriteTransport] = weakref.WeakSet()
         self.harms: list[Harm] = []
+        self.passages: list[Passage] = []
+
+    def passed(self, onward: asyncio.WriteTransport) -> None:
+        """Note that a connection to a receiver was made, or that a piece of a reply of its was passed on."""
+        name = onward.get_extra_info("sockname")
+        if name is not None and self.name == "receivers":
+            self.passages.append(Passage(port=name[1], at_ms=time.time_ns() // 1_000_000))
 
     def harm(self, onward: asyncio.WriteTransport, how: str) -> None:
         """Note what is done to a connection: whoever is at its other end knows it by the port that it comes from."""
@@ -154,6 +161,7 @@ async def _pass(link: Link, reader: asyncio.StreamReader, writer: asyncio.Stream
     transports = {writer.transport, onward.transport}
     link.open |= transports
     link.known.update(transports)
+    link.passed(onward.transport)
     try:
         both = [
             asyncio.ensure_future(_pump(link, reader, onward, onward, replies=False)),
@@ -202,3 +210,5 @@ async def _pump(
                 return
             sink.write(data)
             await sink.drain()
+            if replies:
+                link.passed(onward.transport)

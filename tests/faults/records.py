@@ -211,7 +211,8 @@ class Attempt(msgspec.Struct, frozen=True, kw_only=True):
 
 class Asked(msgspec.Struct, frozen=True, kw_only=True):
     """What a process asked of the store under a queue's hold: to settle, or to claim lanes and hold the queue on for
-    ``hold_ms``. ``accepted`` are positions. ``reply`` is -1 or 0 where the hold was lost, None where none came."""
+    ``hold_ms``. ``accepted`` are positions, ``lanes`` what they are the first of, or what was claimed; ``server`` is
+    the port of the one asked. ``reply`` is -1 or 0 where the hold was lost, None where none came."""
 
     pid: int
     script: str
@@ -221,6 +222,8 @@ class Asked(msgspec.Struct, frozen=True, kw_only=True):
     asked_ms: int
     hold_ms: int = 0
     accepted: tuple[tuple[int, int], ...] = ()
+    lanes: tuple[str, ...] = ()
+    server: int = 0
     answered_ms: int = 0
     reply: int | None = None
 
@@ -260,6 +263,13 @@ class Harm(msgspec.Struct, frozen=True, kw_only=True):
     port: int
     at_ms: int
     how: str
+
+
+class Passage(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
+    """When the proxy made a connection to a receiver, or passed a piece of a reply on, by the port at its other end."""
+
+    port: int
+    at_ms: int
 
 
 Place = tuple[int, tuple[int, int]]
@@ -324,6 +334,7 @@ class Records(msgspec.Struct, frozen=True, kw_only=True):
     journal: Journal = Journal()
     ended: tuple[Ended, ...] = ()
     harms: tuple[Harm, ...] = ()
+    passages: tuple[Passage, ...] = ()
     callback_timeout_ms: int
     give_up_ms: int
     secrets_said: tuple[str, ...] = ()

@@ -334,6 +334,7 @@ class Run:
             journal=journal(self.world.read_journal()),
             ended=tuple(self.crew.ended),
             harms=tuple(harm for link in self.world.proxy.links.values() for harm in link.harms),
+            passages=tuple(self.world.proxy.links["receivers"].passages),
             callback_timeout_ms=1000,
             give_up_ms=600_000,
             secrets_said=self._secrets_said(subscribers),

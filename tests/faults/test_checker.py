@@ -4,26 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-import msgspec
 import pytest
 
+from tests.faults.altered import again_of, leased_anew, one_accepted, replace, sent_again, unwritten, with_posts
 from tests.faults.checker import check, repeats
 from tests.faults.evidence import Evidence, Heard
-from tests.faults.lost import Lost
-from tests.faults.plans import Plan
-from tests.faults.records import Action, Asked, Attempt, Ended, Fault, Harm, Hindrance, Kind, Post, Queue, Records
-from tests.faults.run import play
+from tests.faults.records import Action, Ended, Harm, Passage, Post, Queue, Records
 from tests.faults.watchers import EVENTS, SENTRY
-
-replace = msgspec.structs.replace
-
-
-@pytest.fixture(scope="module")
-def right() -> Records:
-    """A run in which all went well."""
-    applications = ("well", "moody", "batches", "failures", "pushed", "masked", "hashed", "sessions")
-    plan = Plan(sessions=20, per_s=10, words_over_s=2, applications=applications, neighbours=True)
-    return play(plan)
 
 
 def heard_of(records: Records) -> list[list[Heard]]:
@@ -33,15 +20,6 @@ def heard_of(records: Records) -> list[list[Heard]]:
 
 def without_posts(records: Records, keep: Callable[[Post], bool]) -> Records:
     return replace(records, posts=tuple(post for post in records.posts if keep(post)))
-
-
-def one_accepted(records: Records) -> Post:
-    """A POST that was accepted, of one event and no batch."""
-    return next(post for post in records.posts if post.accepted and b'"bridge.batch"' not in post.body)
-
-
-def with_posts(records: Records, change: Callable[[Post], Post]) -> Records:
-    return replace(records, posts=tuple(map(change, records.posts)))
 
 
 def changed(records: Records, **fields: object) -> Records:
@@ -198,29 +176,6 @@ def a_process_that_gave_up(records: Records) -> Records:
     return replace(records, ended=(Ended(pid=1, kind="worker", at_ms=1, how="by itself", code=1),))
 
 
-def again_of(records: Records, **fields: object) -> Records:
-    """One accepted POST came again two seconds later, as another attempt; ``fields`` alter what is known of the first.
-    All the while workers are killed and the network fails, but others than those that this concerns."""
-    chosen = one_accepted(records)
-    first = records.journal.attempts[chosen.attempt]
-    second = replace(first, name="1-1", pid=1, sent_ms=first.sent_ms + 2_000, heard_ms=first.heard_ms + 2_000)
-    attempts = {**records.journal.attempts, first.name: replace(first, **fields), "1-1": second}
-    later = {"at_ms": chosen.at_ms + 2_000, "decided_ms": chosen.decided_ms + 2_000, "attempt": "1-1"}
-    names = ("kill -9 of a worker", "receivers' replies cut", "store stalled", "SIGSTOP of a worker")
-    return replace(
-        records,
-        posts=(*records.posts, replace(chosen, **later)),
-        journal=replace(records.journal, attempts=attempts),
-        faults=tuple(
-            Fault(name=name, kind=Kind.LOSES_OUTCOMES, at_ms=at_ms, until_ms=at_ms + 1_000)
-            for name in names
-            for at_ms in range(first.sent_ms - 3_000, first.sent_ms + 5_000, 1_000)
-        ),
-        ended=(Ended(pid=2, kind="worker", at_ms=first.heard_ms, how="killed"),),
-        harms=(Harm(link="receivers", port=0, at_ms=first.heard_ms, how="cut"),),
-    )
-
-
 def a_repetition(records: Records) -> Records:
     return again_of(records)
 
@@ -237,10 +192,28 @@ def a_time_out_before_its_time(records: Records) -> Records:
     return again_of(records, code=28)
 
 
-def unwritten(records: Records) -> Records:
-    """Nobody told the store of any outcome."""
-    asked = tuple(replace(call, accepted=()) for call in records.journal.asked)
-    return replace(records, journal=replace(records.journal, asked=asked))
+def an_answer_passed_on_in_time(records: Records) -> Records:
+    """And yet the attempt timed out."""
+    chosen = one_accepted(records)
+    first = records.journal.attempts[chosen.attempt]
+    again = again_of(records, code=28, heard_ms=first.sent_ms + 1_001)
+    return replace(again, passages=(Passage(port=chosen.port, at_ms=first.sent_ms + 500),))
+
+
+def a_repetition_after_anothers_cut(records: Records) -> Records:
+    """libcurl sent it again, though nothing befell that connection."""
+    chosen = one_accepted(records)
+    return sent_again(records, Harm(link="receivers", port=0, at_ms=chosen.at_ms, how="cut"))
+
+
+def a_lease_by_who_was_told(records: Records) -> Records:
+    """A master was replaced at the time, but this one server took the outcome, and gave the lane out again."""
+    return leased_anew(records, apart=0)
+
+
+def leases_by_two_at_peace(records: Records) -> Records:
+    """Two servers for one shard, though nothing replaced any."""
+    return replace(leased_anew(records, apart=1), faults=())
 
 
 ALTERED: Mapping[Callable[[Records], Records], str] = {
@@ -275,6 +248,10 @@ ALTERED: Mapping[Callable[[Records], Records], str] = {
     an_outcome_never_written: "I10",
     an_answer_taken_for_a_failure: "I10",
     a_time_out_before_its_time: "I10",
+    an_answer_passed_on_in_time: "I10",
+    a_repetition_after_anothers_cut: "I10",
+    a_lease_by_who_was_told: "I10",
+    leases_by_two_at_peace: "I10",
 }
 
 
@@ -299,107 +276,6 @@ def test_every_delivery_is_in_a_journal_and_its_outcome_too(right: Records) -> N
 def test_what_was_altered_is_named(right: Records, alter: Callable[[Records], Records]) -> None:
     found = {violation.invariant for violation in check(alter(right))}
     assert ALTERED[alter] in found
-
-
-def first_of(records: Records) -> tuple[Post, Attempt]:
-    post = one_accepted(records)
-    return post, records.journal.attempts[post.attempt]
-
-
-def killed_before_its_answer(records: Records) -> Records:
-    _, first = first_of(records)
-    again = again_of(records, heard_ms=0)
-    return replace(again, ended=(Ended(pid=first.pid, kind="worker", at_ms=first.sent_ms + 5, how="killed"),))
-
-
-def killed_before_it_wrote(records: Records) -> Records:
-    _, first = first_of(records)
-    ended = (Ended(pid=first.pid, kind="worker", at_ms=first.heard_ms + 5, how="died"),)
-    return replace(unwritten(again_of(records)), ended=ended)
-
-
-def cut_on_its_way(records: Records) -> Records:
-    post, first = first_of(records)
-    harms = (Harm(link="receivers", port=post.port, at_ms=first.heard_ms, how="cut"),)
-    return replace(again_of(records, code=56), harms=harms)
-
-
-def answered_too_late(records: Records) -> Records:
-    post, first = first_of(records)
-    again = again_of(records, code=28, heard_ms=first.sent_ms + 1_001)
-    return with_posts(again, lambda one: replace(one, decided_ms=first.sent_ms + 1_010) if one is post else one)
-
-
-def outlived_its_lease(records: Records) -> Records:
-    _, first = first_of(records)
-    again = again_of(records)
-    still = Hindrance(pid=first.pid, what="stood still", since_ms=first.heard_ms, until_ms=first.heard_ms + 3_500)
-    # Nor did it renew its hold then.
-    asked = tuple(
-        late(call, 3_500) if call.accepted and call.pid == first.pid else call
-        for call in again.journal.asked
-        if call.script != "claim_lanes" or call.asked_ms < first.heard_ms
-    )
-    return replace(again, journal=replace(again.journal, asked=asked, hindrances=(still,)))
-
-
-def claimed_again_before_it_was_written(records: Records) -> Records:
-    """By a slice that stood still for longer than its lease, and asked for what is due before it told of the answer."""
-    _, first = first_of(records)
-    again = again_of(records)
-    still = Hindrance(pid=first.pid, what="stood still", since_ms=first.sent_ms - 500, until_ms=first.sent_ms + 1_600)
-    return replace(again, journal=replace(again.journal, hindrances=(still,)))
-
-
-def sent_after_its_lease(records: Records) -> Records:
-    """It looked at the time, stood still, and sent: the lane was claimed anew meanwhile, and sent again at once."""
-    _, first = first_of(records)
-    again = again_of(records)
-    attempts = dict(again.journal.attempts)
-    attempts["1-1"] = replace(attempts["1-1"], sent_ms=first.sent_ms + 400)
-    asked = tuple(
-        replace(call, answered_ms=call.answered_ms + 1_000) if call.accepted and call.pid == first.pid else call
-        for call in again.journal.asked
-    )
-    still = Hindrance(pid=first.pid, what="stood still", since_ms=first.sent_ms - 3_500, until_ms=first.sent_ms - 5)
-    return replace(again, journal=replace(again.journal, attempts=attempts, asked=asked, hindrances=(still,)))
-
-
-def late(call: Asked, by_ms: int) -> Asked:
-    return replace(call, asked_ms=call.asked_ms + by_ms, answered_ms=call.answered_ms + by_ms, reply=-1)
-
-
-def gone_with_the_store(records: Records) -> Records:
-    """The store's note is of the second delivery only."""
-    post, first = first_of(records)
-    again = again_of(records)
-    queues = dict(again.store.queues)
-    queues[post.subscription] = replace(queues[post.subscription], told_ms={})
-    crash = Fault(name="x", kind=Kind.ROLLS_BACK, at_ms=first.heard_ms + 900, until_ms=first.heard_ms + 1_500)
-    return replace(again, store=replace(again.store, queues=queues), faults=(crash,))
-
-
-EXCUSED: Mapping[Callable[[Records], Records], str] = {
-    killed_before_its_answer: "worker killed before it had the answer",
-    killed_before_it_wrote: "worker killed before it wrote the outcome",
-    cut_on_its_way: "answer cut on its way",
-    answered_too_late: "answered after the time-out",
-    outlived_its_lease: "lease outlived: stood still",
-    claimed_again_before_it_was_written: "lease outlived: stood still, claimed again",
-    sent_after_its_lease: "lease outlived: stood still before it was sent",
-    gone_with_the_store: "store lost its last second",
-}
-
-
-@pytest.mark.timeout(300)
-@pytest.mark.parametrize("alter", EXCUSED, ids=lambda alter: alter.__name__)
-def test_what_lost_an_outcome_is_named(right: Records, alter: Callable[[Records], Records]) -> None:
-    altered = alter(right)
-    evidence = Evidence(altered)
-    lost = Lost(evidence)
-    causes = [lost.cause_of(name, *pair) for name, group in evidence.heard.items() for pair in repeats(group)]
-    assert causes == [EXCUSED[alter]]
-    assert "I10" not in {violation.invariant for violation in check(altered)}
 
 
 def test_an_empty_queue_is_no_excuse(right: Records) -> None:

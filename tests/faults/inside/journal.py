@@ -115,7 +115,8 @@ class Journal:
             packed = b"".join(piece.encode() if isinstance(piece, str) else bytes(piece) for piece in pieces)
             labels: list[str | None] = []
             if any(mark in packed for mark in marks):
-                labels = [journal.ask(words, scripts) for words in _commands(packed)]
+                server = getattr(self, "port", 0)
+                labels = [journal.ask(words, scripts, server) for words in _commands(packed)]
             try:
                 sent = send(self, command, *args, **options)
             except Exception as error:
@@ -154,8 +155,8 @@ class Journal:
         if getattr(connection, "port", None) != broker_port:
             self.add("broken", said=type(error).__name__)
 
-    def ask(self, words: Sequence[bytes], scripts: Mapping[bytes, str]) -> str | None:
-        """Note a call of a script that counts. Returns its name, for the reply."""
+    def ask(self, words: Sequence[bytes], scripts: Mapping[bytes, str], server: int) -> str | None:
+        """Note a call of a script that counts, by the port of the server asked. Returns its name, for the reply."""
         if words[0] not in {b"EVALSHA", b"EVAL"}:
             return None
         # The server's own name for a script.
@@ -171,6 +172,7 @@ class Journal:
         name = self.name()
         fields: dict[str, object] = {
             "script": script,
+            "server": server,
             "shard": int(hold[1]),
             "subscription": hold[2].decode(),
             "token": given[1].hex(),
@@ -178,6 +180,7 @@ class Journal:
         if script == "settle_lanes":
             packed = given[5]
             fields["accepted"] = [struct.unpack(">QI", packed[at + 8 : at + 20]) for at in range(0, len(packed), 20)]
+            fields["lanes"] = [packed[at : at + 8].hex() for at in range(0, len(packed), 20)]
         else:
             fields["hold_ms"] = int(given[2])
         self.add("asked", name=name, **fields)
@@ -189,7 +192,7 @@ class Journal:
         if name is None:
             return
         if isinstance(reply, list):
-            self.add("answered", name=name, reply=int(reply[1]))
+            self.add("answered", name=name, reply=int(reply[1]), lanes=[lane.hex() for lane in reply[2:]])
         elif isinstance(reply, int):
             self.add("answered", name=name, reply=reply)
         else:
