@@ -89,6 +89,8 @@ def told_of(records: Records) -> tuple[Asked, str]:
     call = next(
         call
         for call in records.journal.asked
-        if position in call.accepted and (call.subscription, call.shard) == (chosen.subscription, shard)
+        if position in call.accepted
+        and call.reply is not None  # but that the server lacked the script
+        and (call.subscription, call.shard) == (chosen.subscription, shard)
     )
     return call, call.lanes[call.accepted.index(position)]

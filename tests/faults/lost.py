@@ -142,12 +142,14 @@ class Lost:
     def _leased_elsewhere(self, told: Asked, places: Sequence[Place], one: Attempt, second: Attempt) -> str | None:
         """While a master is replaced two servers may take themselves for it, or the new one lack what was written last:
         its lane was leased anew by another than was told of the outcome, or than had leased it until then."""
-        over = self._while_failing_over(one.sent_ms - self._hold_ms, second.sent_ms)
         names = {name_of(place) for place in places}
         firsts = zip(told.accepted, told.lanes, strict=True)
         lane = next(lane for position, lane in firsts if name_of((told.shard, position)) in names)
         before, anew = (self._lease_of(attempt, told, lane) for attempt in (one, second))
-        if over is None or before is None or anew is None:
+        if before is None or anew is None:
+            return None
+        over = self._failed_over(before.asked_ms, second.sent_ms)
+        if over is None:
             return None
         if anew.server != told.server:
             return f"two masters: {over}"
@@ -197,12 +199,12 @@ class Lost:
         """Another slice had taken over: only where this one's hold had run out, or went with the store."""
         holds = self._holds.get((refused.token, refused.subscription, refused.shard), ())
         held = [call for call in holds if call.asked_ms < refused.asked_ms]
-        over = self._while_failing_over(one.sent_ms - self._hold_ms, refused.answered_ms)
-        if held and over and held[-1].server != refused.server:
-            return f"two masters: {over}"
         until_ms = max((call.asked_ms + call.hold_ms for call in held), default=0)
         if until_ms and until_ms <= refused.answered_ms:
             return self._too_late(one, second, refused.answered_ms)
+        over = self._failed_over(held[-1].asked_ms, refused.answered_ms) if held else None
+        if over and held[-1].server != refused.server:
+            return f"two masters: {over}"
         if self._evidence.may_be_rolled_back(until_ms) or self._gone_with_the_store(until_ms - self._hold_ms):
             return "hold lost with the store"
         return None
@@ -260,10 +262,14 @@ class Lost:
         ]
         return max(found, key=lambda one: one.until_ms - one.since_ms).what if found else None
 
-    def _while_failing_over(self, since_ms: int, until_ms: int) -> str | None:
-        return next(
-            (one.what for one in self._failovers if one.since_ms <= until_ms and one.until_ms >= since_ms), None
-        )
+    def _failed_over(self, since_ms: int, until_ms: int) -> str | None:
+        """What last replaced a master in that time. (A moved slot takes along all that it had.)"""
+        found = [
+            one
+            for one in self._failovers
+            if one.since_ms <= until_ms and one.until_ms >= since_ms and "slot" not in one.what
+        ]
+        return found[-1].what if found else None
 
     @cached_property
     def _failovers(self) -> list[Hindrance]:
