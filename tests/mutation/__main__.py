@@ -1,8 +1,8 @@
 """Mutates the rules and sees which mutants the unit tests find: ``python -m tests.mutation [module …]``.
 
 mutmut makes the mutants, all of a module in one file, of which a variable of the environment chooses one. Its own
-``mutmut run`` collects the tests anew for each, which takes a hundred times as long as running them: here they are
-collected once, and each mutant gets a fork of that process. README.md says what is left out, and what was found.
+``mutmut run`` collects the tests anew for each: here they are collected once, and each mutant gets a fork of that
+process. README.md says what is left out, and what was found.
 """
 
 from __future__ import annotations

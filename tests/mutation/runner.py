@@ -8,6 +8,7 @@ import sys
 import time
 from collections import defaultdict
 from collections.abc import Sequence
+from functools import _lru_cache_wrapper
 from pathlib import Path
 from typing import TextIO
 
@@ -93,6 +94,7 @@ class Mutants:
 
     def _is_found(self, session: pytest.Session, mutant: str, reaching: list[tuple[float, int]]) -> bool:
         os.environ[CHOICE] = mutant
+        _forget()
         # Of its own processor time: how busy the machine is does not matter.
         most_s = 5 + round(10 * sum(took_s for took_s, _ in reaching))
         resource.setrlimit(resource.RLIMIT_CPU, (most_s, most_s))
@@ -108,6 +110,15 @@ class Mutants:
         """A line as soon as it is known: a run that is stopped goes on from there."""
         self._done.write(f"{mutant} {fate}\n")
         self._done.flush()
+
+
+def _forget() -> None:
+    """Clear what the rules remember of their first run: an answer from before would hide what a mutant gives."""
+    for name, module in list(sys.modules.items()):
+        if name.startswith("bridge.domain."):
+            for one in vars(module).values():
+                if isinstance(one, _lru_cache_wrapper):
+                    one.cache_clear()
 
 
 def _function_of(mutant: str) -> str:

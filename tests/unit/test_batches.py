@@ -70,6 +70,24 @@ def test_a_batch_stays_below_a_megabyte_but_holds_one_event_of_any_size() -> Non
     assert Batch(1_000).add("evt_1", b"x" * 2 * MOST_BYTES, "", 1, 1_000)
 
 
+def test_many_events_stay_below_a_megabyte_too() -> None:
+    batch, body = Batch(1_000), b"x" * 1_000
+    joined = [batch.add(f"evt_{place}", body, "", 1, 1_000) for place in range(1_000)]
+    assert 990 < sum(joined) < 1_000
+    assert len(batch.render("sub_a", BodyFormat.STANDARD)[1]) <= MOST_BYTES
+
+
+@pytest.mark.parametrize("body_format", [BodyFormat.STANDARD, BodyFormat.USMS])
+def test_a_batch_is_sent_under_its_id(body_format: BodyFormat) -> None:
+    batch = filled(body_format, RECORD)
+    assert batch.render("sub_a", body_format)[0] == batch_id("sub_a", batch.ids)
+
+
+def test_the_id_of_a_batch_stays_the_same_for_ever() -> None:
+    """Receivers know a batch that was sent again by it, though an upgrade came between."""
+    assert batch_id("sub_a", ["evt_1", "evt_2"]) == "bat_3bjedyckybb6qmoszkji2brnzc"
+
+
 def test_a_batch_knows_its_phones_and_events_without_one_do_not_count() -> None:
     batch = Batch(10)
     batch.add("evt_1", b"{}", "8618500000000", 1, 10)
@@ -101,6 +119,7 @@ def test_failures_halve_a_batch_down_to_one_and_successes_double_it_again(most: 
     assert failures == most.bit_length() - 1
     assert smaller(1) == 1
     for _ in range(failures + 1):
+        assert larger(size, most) == min(2 * size, most)
         size = larger(size, most)
     assert size == most
 

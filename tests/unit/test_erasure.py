@@ -56,6 +56,11 @@ def test_a_tombstone_is_the_phones_in_any_spelling_and_the_keys() -> None:
     assert b"185" not in tombstone(b"k", HERS)
 
 
+def test_a_tombstone_stays_the_same_for_ever() -> None:
+    """It is what stands in the store: under another one after an upgrade, an erased phone would be heard again."""
+    assert tombstone(b"k" * 32, HERS).hex() == "58d343ad54a89373ba4ceee9a1b02f5a"
+
+
 # --- metadata
 
 
@@ -72,6 +77,8 @@ def test_a_tombstone_is_the_phones_in_any_spelling_and_the_keys() -> None:
         ('{"to":8618500000001}', '{"to":null}'),
         ('{"to":18500000001.0}', '{"to":null}'),
         ('{"18500000001":{"name":"x"},"b":[1,["18500000001"]]}', '{"b":[1,["***"]]}'),
+        ('{"all":[18500000001,18500000002]}', '{"all":[null,18500000002]}'),
+        ('{"to":"18500000001","price":2.0,"name":"张"}', '{"to":"***","price":2.0,"name":"张"}'),
     ],
 )
 def test_a_phone_in_metadata_goes_and_the_rest_stays(before: str, after: str) -> None:
@@ -83,7 +90,9 @@ def test_metadata_without_it_is_left_as_it_was(metadata: str) -> None:
     assert without_phone_in(metadata, DIGITS) == Cleaned(metadata)
 
 
-@pytest.mark.parametrize("metadata", ['{"id":"9918500000001"}', '{"id":185000000012}', '{ "id" : "118500000001 x" }'])
+@pytest.mark.parametrize(
+    "metadata", ['{"id":"9918500000001"}', '{"id":185000000012}', '{ "id" : "118500000001 张", "n" : 1 }']
+)
 def test_within_a_longer_number_nobody_can_tell(metadata: str) -> None:
     assert without_phone_in(metadata, DIGITS) == Cleaned(metadata, doubtful=True)
 
@@ -92,6 +101,32 @@ def test_what_can_be_told_goes_and_what_cannot_is_said() -> None:
     metadata = '{"to":"18500000001","id":"9918500000001","big":123456789012345678901234567890}'
     cleaned = Cleaned('{"to":"***","id":"9918500000001","big":123456789012345678901234567890}', doubtful=True)
     assert without_phone_in(metadata, DIGITS) == cleaned
+
+
+@pytest.mark.parametrize("metadata", ['{"to":"18500000001"', "[" * 100_000 + '"18500000001"' + "]" * 100_000])
+def test_what_cannot_be_read_stays_and_is_said_to_be_doubtful(metadata: str) -> None:
+    assert without_phone_in(metadata, DIGITS) == Cleaned(metadata, doubtful=True)
+
+
+def test_only_a_chinese_number_is_known_without_its_country() -> None:
+    """What another country's number ends with is somebody else's in China."""
+    metadata = '{"a":"+4915112345678","b":"15112345678","c":"86123456789","d":"123456789"}'
+    for digits, name in (("4915112345678", "a"), ("86123456789", "c")):
+        cleaned = without_phone_in(metadata, digits)
+        assert json.loads(cleaned.metadata) == json.loads(metadata) | {name: "***"}
+        assert not cleaned.doubtful
+
+
+def test_the_shortest_number_that_is_looked_for_has_seven_digits() -> None:
+    assert without_phone_in('{"to":"1234567"}', "1234567") == Cleaned('{"to":"***"}')
+    assert without_phone_in('{"to":"123456"}', "123456") == Cleaned('{"to":"123456"}')
+
+
+@pytest.mark.parametrize("phone", ["QbPtKJPa", "(((((((("])
+def test_a_phone_that_is_no_number_is_not_looked_for(phone: str) -> None:
+    metadata = json.dumps({"to": phone})
+    assert not is_in(metadata, phone)
+    assert without_phone_in(metadata, phone) == Cleaned(metadata)
 
 
 def test_another_country_s_phone_is_found_too_and_a_short_number_is_not_looked_for() -> None:

@@ -34,6 +34,12 @@ def test_what_is_told_of_a_session_has_nothing_of_a_phone_either() -> None:
     assert not events.is_ours(found)
 
 
+@pytest.mark.parametrize("kind", [events.COMPLETED, events.OVERDUE])
+def test_what_is_told_of_a_session_has_an_id_of_its_data(kind: int) -> None:
+    told = [events.record_of_session(kind, "s1", "", data, (1, 2)) for data in ('{"a":1}', '{"a":2}')]
+    assert len({events.event_id("default", one) for one in told}) == 2
+
+
 def test_a_change_that_no_receipt_brought_has_none() -> None:
     before = track(None, SessionRequest("s1", phones=(("1", None),)), NOW_MS)
     (change,) = transition(before, [], NOW_MS + 4 * DAY_MS, 3 * DAY_MS).changes
@@ -49,7 +55,8 @@ def test_lanes_and_tags_stay_the_same_for_ever() -> None:
     assert len(events.resend_lane(bytes(12))) == 8
     assert events.resend_lane(bytes(12)) != events.resend_lane(b"1" * 12)
     assert events.phone_tag("18500000001") == events.phone_tag("(0086)18500000001") != events.phone_tag("18500000002")
-    assert len(events.phone_tag("18500000001")) == 8
+    tag = hashlib.blake2b(b"8618500000001", digest_size=8, person=b"attempt").digest()
+    assert events.phone_tag("18500000001") == tag
 
 
 @pytest.mark.parametrize(

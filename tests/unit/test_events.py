@@ -153,6 +153,11 @@ def test_a_receipt_time_that_is_no_date_is_null(time: int) -> None:
     assert data_of(changed(receipt_time=time))["receipt"]["time"] is None
 
 
+@pytest.mark.parametrize(("time", "told"), [(1, "1970-01-01T00:00:01Z"), (253_402_300_799, "9999-12-31T23:59:59Z")])
+def test_the_first_and_the_last_second_that_can_be_a_date_are_one(time: int, told: str) -> None:
+    assert data_of(changed(receipt_time=time))["receipt"]["time"] == told
+
+
 @pytest.mark.parametrize(("corrected", "late"), [(True, False), (False, True)])
 def test_a_correction_and_a_late_receipt_are_said(corrected: bool, late: bool) -> None:
     data = data_of(changed(corrected=corrected, late=late))

@@ -153,3 +153,14 @@ def test_turns_leave_nobody_out_and_give_seven_of_ten_to_the_newest(size: int) -
 )
 def test_no_shard_gives_more_than_it_has(counts: list[int], room: int, shares: dict[int, int]) -> None:
     assert spread(counts, room, 0) == shares
+
+
+def test_of_each_ten_places_three_are_the_oldest_s() -> None:
+    ordered = in_turns(range(100))
+    for first in range(0, 60, 10):
+        oldest = [one for one in ordered[first : first + 10] if one >= 70]
+        assert oldest == [99 - first // 10 * 3 - place for place in range(3)]
+
+
+def test_room_for_fewer_than_there_are_shards_is_soon_s_of_some() -> None:
+    assert wanted([99, 0, 0], 1) == {0: Wanted(99, 0, 0), 1: Wanted(0, 0, 1), 2: Wanted(0, 0, 0)}

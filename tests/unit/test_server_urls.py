@@ -31,11 +31,38 @@ def test_valkeys_schemes_are_spelled_as_redis(given: str, meant: str) -> None:
         ("valkeys+cluster://h", "rediss://h:6379/0"),
         ("valkeys+sentinel://h/main/3?ssl_ca_certs=/etc/ca.pem", "rediss://h:26379/3?ssl_ca_certs=/etc/ca.pem"),
         ("redis+sentinel://[::1]/main", "redis://[::1]:26379/0"),
+        ("unix:///run/a%20b.sock", "unix:///run/a%20b.sock"),
+        ("unix:///run/v.sock?virtual_host=2", "unix:///run/v.sock?db=2"),
     ],
 )
 def test_a_store_is_reached_at(given: str, meant: str) -> None:
     """Fault: a scheme in capitals was let in as it stood, and redis-py refused it at the first command."""
     assert store_address(given).url == meant
+
+
+@pytest.mark.parametrize(
+    ("given", "meant"),
+    [
+        ("redis://h/?db=3", "redis://h/3"),
+        ("redis://h?db=3", "redis://h/3"),
+        ("redis://h/1?db=3", "redis://h/1"),
+        ("unix:///run/v.sock", "redis+socket:///run/v.sock"),
+        ("unix:///run/a%20b.sock?db=2", "redis+socket:///run/a%20b.sock?virtual_host=2"),
+    ],
+)
+def test_a_broker_is_reached_at(given: str, meant: str) -> None:
+    assert broker_address(given).url == meant
+
+
+def test_any_of_the_sentinels_urls_may_name_the_group_and_the_options() -> None:
+    for given in ("sentinel://h:1?master_name=m;sentinel://h:2", "sentinel://h:1;sentinel://h:2?master_name=m"):
+        found = store_address(given)
+        assert (found.sentinels, found.group) == ((("h", 1), ("h", 2)), "m")
+    broker = broker_address("sentinel://h:1?sentinel_password=s;sentinel://h:2?master_name=m")
+    assert broker.transport_options["master_name"] == "m"
+    assert store_address("sentinel://h:1?sentinel_password=s;sentinel://h?master_name=m").sentinel_login == {
+        "password": "s"
+    }
 
 
 def test_what_sentinels_are_asked_with_is_theirs_alone() -> None:
@@ -65,11 +92,11 @@ def test_a_rabbit_is_taken_as_it_is(given: str) -> None:
         ("redis+cluster://h/x", "the path of the URL must be a database number, such as /0"),
         (
             "redis+cluster://",
-            "the URL has no valid host and port (a password must be percent-encoded); give redis+c",
+            "the URL has no valid host and port (a password must be percent-encoded); give redis+cluster://HOST:PORT",
         ),
         (
             "redis+sentinel:///main",
-            "the URL has no valid host and port (a password must be percent-encoded); give ",
+            "the URL has no valid host and port (a password must be percent-encoded); give redis+sentinel://HOST",
         ),
         ("redis+sentinel://h", "Sentinel needs the name of its group, as in "),
         ("redis+sentinel://h/main/x", "the path of the URL must be a database number, such as /0"),
@@ -85,4 +112,17 @@ def test_a_wrong_store_is_told_in_these_words(given: str, says: str) -> None:
 @pytest.mark.parametrize("given", ["redis://h?colour=1", "redis+sentinel://h/main?colour=1"])
 def test_an_option_that_celery_does_not_know_is_named(given: str) -> None:
     with pytest.raises(ValueError, match=r"^Celery knows no option 'colour' of a Redis URL; leave it out \(ssl_… and "):
+        broker_address(given)
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ("h:1", "not a URL; give "),
+        ("redis://h:x", "the URL has no valid host and port; give "),
+        ("redis://", "the URL has no valid host and port (a password must be percent-encoded); give "),
+    ],
+)
+def test_a_wrong_broker_is_told_what_a_broker_may_be(given: str, says: str) -> None:
+    with pytest.raises(ValueError, match=f"^{re.escape(says)}redis://HOST:PORT/DB, .* amqp:// or amqps://$"):
         broker_address(given)

@@ -120,6 +120,13 @@ def test_the_same_completion_observed_again_has_the_same_id() -> None:
     assert at_once == later
 
 
+def test_the_ids_of_what_is_told_of_a_session_stay_the_same_for_ever() -> None:
+    """They are in receivers' stores: what is observed again after an upgrade is to be known."""
+    told = record_of_completed("default", "s", answer(tracked(1), heard(1)), 0)
+    assert event_id("default", told) == "evt_2uaguxnraitdqww7iwvs4jnnhn"
+    assert event_id("default", record_of_overdue("default", "s", tracked(1), NOW)) == "evt_y6fwfyvqscud3wdu6mrg4w7w5y"
+
+
 @examples(300)
 @given(st.sampled_from([None, 1, 2, 3]), st.lists(st.tuples(waits, answers), min_size=1, max_size=10))
 def test_no_two_completions_of_a_session_share_an_id(
@@ -197,6 +204,18 @@ def test_a_session_is_looked_at_once_within_a_minute_of_its_hour() -> None:
     assert at_ms % 60_000 == 0
     again = track(state, SessionRequest("s", phone_count=5), NOW + HOUR)
     assert watched_until_ms(state, again, OVERDUE, NOW + HOUR) is None
+
+
+@pytest.mark.parametrize(
+    ("overdue_ms", "span_ms"), [(1, 1_000), (60_000, 1_000), (OVERDUE, 60_000), (OVERDUE + 719, 60_000)]
+)
+def test_looks_are_at_whole_spans_of_which_the_shortest_is_a_second(overdue_ms: int, span_ms: int) -> None:
+    for tracked_ms in (NOW, NOW + 1, NOW + 999):
+        state = track(None, SessionRequest("s"), tracked_ms)
+        at_ms = watched_until_ms(None, state, overdue_ms, tracked_ms)
+        assert isinstance(at_ms, int)
+        assert at_ms % span_ms == 0
+        assert 0 <= at_ms - overdue_at_ms(state, overdue_ms) < span_ms
 
 
 def test_a_session_is_looked_at_again_when_it_was_sent_earlier_or_reopens() -> None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 import pytest
 
 from bridge.domain.receipts import Receipt, Status
@@ -308,3 +309,42 @@ def test_a_phone_state_says_what_set_it_and_when() -> None:
     assert state.phones == (
         PhoneState(P_BARE, "a", int(Status.DELIVERED), 1, 77, NOW + HOUR, expected=True, segments=1),
     )
+
+
+def test_a_phone_that_was_given_up_has_nothing_of_a_receipt() -> None:
+    """Its segments are added up, and its time told from a later one's, when the session is told of."""
+    state = answer(tracked(P), after_ms=GIVE_UP).state
+    assert state.phones == (PhoneState(P, "", int(Status.NO_RECEIPT), 1, 0, NOW + GIVE_UP, expected=True, segments=0),)
+
+
+# --- polls
+
+
+def test_each_answer_is_noted_by_what_it_brought() -> None:
+    known = after(tracked(phone_count=2), receipt(P))
+    brought = {
+        "no receipts": [answer(tracked(P)), answer(known)],
+        "nothing new": [answer(known, receipt(P)), answer(known, receipt(P, "Unknow"))],
+        "changed": [answer(tracked(P), receipt(P)), answer(known, receipt(P), receipt(Q, "Unknow"))],
+    }
+    for text, answers in brought.items():
+        for done in answers:
+            assert (done.state.polls[-1].at_ms, done.state.polls[-1].outcome) == (NOW + 10 * SECOND, text)
+
+
+def test_an_answer_at_the_deadline_is_noted_by_what_it_brought_too() -> None:
+    settled = answer(tracked(P), after_ms=GIVE_UP).state
+    assert settled.polls[-1].outcome == "changed"
+    assert answer(settled, after_ms=GIVE_UP + HOUR).state.polls[-1].outcome == "no receipts"
+    done = answer(settled, receipt(P, "Unknow"), after_ms=GIVE_UP + HOUR)
+    assert done.state.polls[-1].outcome == "nothing new"
+
+
+@pytest.mark.parametrize("words", [(), (receipt(P),)])
+def test_an_answer_leaves_alone_what_it_does_not_speak_of(words: tuple[Receipt, ...]) -> None:
+    kept: dict[str, Any] = {"metadata": '{"a":1}', "callback": "url_a", "overdue": True, "origin": 7}
+    before = msgspec.structs.replace(tracked(P), refused="RetCode 18001", **kept)
+    state = answer(before, *words).state
+    assert {name: getattr(state, name) for name in kept} == kept
+    assert (state.sent_ms, state.tracked_ms, state.expected_count) == (NOW, NOW, 1)
+    assert not state.refused, "it was answered"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 import pytest
 
 from bridge.domain.status import LONGEST_AGE_MS, is_complete, is_quiet, track
@@ -97,6 +98,13 @@ def test_an_open_session_settles_at_its_last_look_and_not_before() -> None:
     assert answer(state, receipt(P), after_ms=22 * HOUR).state.settled_ms == NOW + 22 * HOUR
 
 
+def test_the_last_look_counts_though_it_be_as_early_as_polls_are_spread() -> None:
+    state = after(tracked(), receipt(P))
+    earliest_ms = DAY - DAY // 10
+    assert answer(state, receipt(P), after_ms=earliest_ms).state.settled_ms
+    assert not answer(state, receipt(P), after_ms=earliest_ms - 1).state.settled_ms
+
+
 def test_an_open_session_with_an_unknown_phone_waits_for_the_deadline() -> None:
     state = after(tracked(), receipt(P), receipt(Q, "Unknow"))
     assert not answer(state, after_ms=2 * DAY).state.settled_ms
@@ -137,6 +145,15 @@ def test_metadata_of_the_later_call_counts_where_given() -> None:
     state = tracked(metadata_json='{"a":1}')
     assert retrack(state).metadata == '{"a":1}'
     assert retrack(state, metadata_json='{"b":2}').metadata == '{"b":2}'
+
+
+def test_the_subscription_of_a_sessions_own_url_is_the_later_calls_where_given() -> None:
+    assert tracked().callback == ""
+    state = track(None, SessionRequest("s"), NOW, "url_a")
+    assert state.callback == "url_a"
+    assert retrack(state) == state
+    assert track(state, SessionRequest("s", phone_count=2), NOW, "url_b").callback == "url_b"
+    assert track(state, SessionRequest("s"), NOW, "url_b") == msgspec.structs.replace(state, callback="url_b")
 
 
 def test_the_expectation_of_the_later_call_counts_where_given() -> None:
@@ -197,13 +214,23 @@ def test_tracking_a_settled_session_again_does_not_reopen_it(kind: str) -> None:
 @pytest.mark.parametrize("kind", SETTLED)
 def test_new_phones_reopen_a_settled_session(kind: str) -> None:
     state = SETTLED[kind]
-    assert not retrack(state, P, Q).settled_ms
-    assert not retrack(state, phone_count=4).settled_ms
+    assert retrack(state, P, Q).settled_ms == 0
+    assert retrack(state, phone_count=4).settled_ms == 0
 
 
 def test_a_count_that_was_met_already_reopens_nothing() -> None:
     assert retrack(SETTLED["open"], phone_count=1).settled_ms
     assert not retrack(SETTLED["open"], phone_count=2).settled_ms
+
+
+def test_a_count_reopens_a_session_that_settled_without_a_phone() -> None:
+    assert retrack(SETTLED["given up, open and empty"], phone_count=1).settled_ms == 0
+
+
+def test_another_phone_reopens_though_no_more_are_listed_than_were_final() -> None:
+    assert retrack(SETTLED["open"], Q).settled_ms == 0
+    state = answer(tracked(P), receipt(P), receipt(Q, "Unknow")).state
+    assert retrack(state, Q).settled_ms == 0
 
 
 def test_listing_a_phone_that_was_left_unknown_reopens() -> None:
