@@ -203,7 +203,7 @@ def test_order_and_events_survive_whatever_happens(bridge: Bridge, log: Parts, m
 FAULTS = {
     "an event is lost": ("commit", "waiting .. position", "waiting"),
     "an event overtakes": ("commit", "waiting .. position", "'\\0' .. position .. string.sub(waiting, 2)"),
-    "an event comes twice": ("claim_lanes", "local lease_end = now +", "local lease_end = now - 1 + 0 *"),
+    "an event comes twice": ("settle_lanes", "done[#done + 1] = lane", "call('HSET', KEYS[i], lane, waiting[i])"),
 }
 
 
