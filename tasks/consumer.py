@@ -30,6 +30,7 @@ class Consumer(CeleryConsumer):
 
     strategies: dict[str, Any]
     _handle: Callable[..., Any]
+    app: Any
     hub: Any
     connection_errors: tuple[type[Exception], ...]
     _flush_events: Callable[[], None]
@@ -51,6 +52,9 @@ class Consumer(CeleryConsumer):
 
     def on_send_event_buffered(self) -> None:  # type: ignore[override] # Celery's gives nothing back either
         """Have the events of tasks sent together. They say themselves when they happened."""
+        if self.app.conf.broker_transport_options.get("confirm_publish"):
+            super().on_send_event_buffered()  # RabbitMQ: no trip of its own for each, and nothing to save
+            return
         # From any thread of the pool: two of them at once only send what there is twice as often.
         now = monotonic()
         if self.hub is not None and now >= self._events_until:

@@ -47,6 +47,8 @@ def forgets_an_audience(module: Any, chance: random.Random, note: Note) -> None:
 
 def takes_failures_for_answers(module: Any, chance: random.Random, note: Note) -> None:
     """A refusal is written down as accepted."""
+    from bridge.domain.outcome import Verdict
+
     right = module.QueueStore.settling
 
     def wrong(self: Any, token: Any, settled: Any) -> Any:
@@ -56,10 +58,10 @@ def takes_failures_for_answers(module: Any, chance: random.Random, note: Note) -
         return right(self, token, told)
 
     def believed(one: Any) -> Any:
-        if one.verdict is not module.Verdict.RETRY or chance.random() < 0.5:
+        if one.verdict is not Verdict.RETRY or chance.random() < 0.5:
             return one
         note("bug takes_failures_for_answers")
-        return msgspec.structs.replace(one, verdict=module.Verdict.ACCEPTED, status=200)
+        return msgspec.structs.replace(one, verdict=Verdict.ACCEPTED, status=200)
 
     module.QueueStore.settling = wrong
 
