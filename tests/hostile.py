@@ -192,6 +192,17 @@ def once(answer: bytes) -> Behaviour:
     return behave
 
 
+class Says:
+    """Answers each request with the bytes it was last given, and hangs up."""
+
+    def __init__(self) -> None:
+        self.answer = b""
+
+    def __call__(self, connection: Connection) -> None:
+        connection.request()
+        connection.sock.sendall(self.answer)
+
+
 def silent(connection: Connection) -> None:
     """Take the request and say nothing."""
     connection.request()

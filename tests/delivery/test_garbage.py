@@ -13,21 +13,10 @@ from bridge.delivery.transport import Transport
 from bridge.domain.outcome import LONGEST_WAIT_MS, Answer, Failure, Verdict, Wish, judge
 from tests.delivery.posting import LOOPBACK, PATIENT_MS, post
 from tests.examples import examples
-from tests.hostile import Connection, Server, serving
+from tests.hostile import Says, Server, serving
 
 NOW_MS = 1_795_423_107_000
 SCHEDULE_MS = (5_000, 30_000, 86_400_000)
-
-
-class Says:
-    """Answers each request with the bytes it was last given, and hangs up."""
-
-    def __init__(self) -> None:
-        self.answer = b""
-
-    def __call__(self, connection: Connection) -> None:
-        connection.request()
-        connection.sock.sendall(self.answer)
 
 
 @pytest.fixture(scope="module")

@@ -14,23 +14,12 @@ from bridge.errors import ProviderError, TransientProviderError
 from bridge.provider.client import UsmsClient
 from bridge.provider.wire import Receipts, parse_answer
 from tests.examples import examples
-from tests.hostile import Connection, Server, serving
+from tests.hostile import Says, Server, serving
 from tests.simulator import PRIVATE_KEY, PUBLIC_KEY
 
 PHONE = "18512345678"
 GOOD = {"Phone": "1", "ReceiptResult": "Success", "ReceiptTime": 7, "CostCount": 1}
 AS_RECEIPT = Receipt("1", "", "Success", "", "", 7, 1)
-
-
-class Says:
-    """Answers each request with the bytes it was last given, and hangs up."""
-
-    def __init__(self) -> None:
-        self.answer = b""
-
-    def __call__(self, connection: Connection) -> None:
-        connection.request()
-        connection.sock.sendall(self.answer)
 
 
 @pytest.fixture(scope="module")
