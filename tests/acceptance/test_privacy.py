@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -17,6 +16,7 @@ from celery import Celery
 from bridge.cli.family import Family
 from bridge.cli.house import House
 from bridge.wiring import Bridge
+from tests.hostile import unused_port
 
 PHONE = "18612345678"
 ITEM = {"session_no": "privacy-1", "phones": [f"(86){PHONE}"], "metadata": {"phone": PHONE}}
@@ -29,12 +29,6 @@ def house() -> Iterator[tuple[House, Family]]:
         house = House(family, scenario={}, settings={})
         house.start_store_and_provider()
         yield house, family
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def flower_tasks(port: int, send: Callable[[], None], deadline_s: float = 40.0) -> str:
@@ -54,7 +48,7 @@ def flower_tasks(port: int, send: Callable[[], None], deadline_s: float = 40.0) 
 
 def test_phones_show_neither_in_flower_nor_in_logs(house: tuple[House, Family], tmp_path: Path) -> None:
     running, family = house
-    port = free_port()
+    port = unused_port()
     family.start(
         "flower",
         [sys.executable, "-P", "-m", "bridge.cli.main", "flower", "--port", str(port)],

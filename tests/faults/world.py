@@ -10,7 +10,6 @@ import resource
 import secrets
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -32,6 +31,7 @@ from tests.faults.names import PROVIDER, RECEIVERS, Names
 from tests.faults.proxy import Proxy
 from tests.faults.stores import ClusterStore, SentinelStore
 from tests.faults.waiting import wait_until
+from tests.hostile import unused_port
 
 ROOT = Path(__file__).parents[2]
 KEEPS_WHAT_IT_TAKES = (ROOT / "tasks" / "lua" / "take_message.lua").exists()
@@ -65,7 +65,7 @@ class Server:
         self._family = family
         self._directory = family.temporary_directory(name)
         self._durable = durable
-        self._port, self._password = free_port(), secrets.token_urlsafe(12)
+        self._port, self._password = unused_port(), secrets.token_urlsafe(12)
         self._server = self._made()
         self._sizes: list[tuple[float, str, int]] = []
         self.kills = 0
@@ -207,7 +207,7 @@ class World:
     def start(self) -> None:
         """Start the servers, the simulator and the proxies."""
         keys = {"BRIDGE_PUBLIC_KEY": self.keys[0], "BRIDGE_PRIVATE_KEY": self.keys[1]}
-        port = free_port()
+        port = unused_port()
         self.provider_url = f"http://127.0.0.1:{port}/"
         argv = ["simulator", "--port", str(port), "--scenario", str(self._scenario)]
         simulator = self._bridge("simulator", argv, clean_environment(keys))
@@ -360,10 +360,3 @@ class CommandFailed(Exception):
     def __init__(self, what: str, said: str) -> None:
         super().__init__(what)
         self.said = said
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
