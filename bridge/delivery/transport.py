@@ -24,7 +24,7 @@ from bridge.domain.outcome import Answer, Failure
 from bridge.errors import InvalidUrl
 
 _LOOK_MS = 50  # the longest wait while anything is in flight, should libcurl ever leave an edge unanswered
-_STOOD_STILL_S = 0.2  # without a look for so long, the caller was held up: answers may have come that nobody read
+_STOOD_STILL_S = 0.06  # without a look for so long, the caller was held up: answers may have come that nobody read
 _LOOK_RESOLVING_MS = 5  # libcurl's resolver threads wake nothing that pycurl can wait for: look this often meanwhile
 _LARGE_BODY = 16_384  # bytes; above it a body may take several writes, and is not kept by an idle handle
 _MOST_IDENTITIES = 64  # whose connections are kept; as many as queues are held at once
@@ -209,6 +209,7 @@ class Transport:
         """Let libcurl do what can be done without waiting, and collect what is done."""
         self._fresh = False
         overdue = self._overdue()
+        self._looked = time.monotonic()
         self._collect(self._plain, finished)
         for pool in self._pools.values():
             if pool.active:
@@ -219,7 +220,6 @@ class Transport:
                 slot.curl.setopt(pycurl.FRESH_CONNECT, 0)
             else:
                 slot.timeout_ms = 0  # to be set for its next request
-        self._looked = time.monotonic()
 
     def _overdue(self) -> list[_Slot]:
         """After standing still, the transfers past their deadline that may have an answer: they get one more look.

@@ -190,9 +190,7 @@ def _celery_redis_url(url: str) -> str:
     parts = urlsplit(url)
     query = dict(parse_qsl(parts.query))
     database = query.pop("db", "")
-    unknown = [option for option in query if not option.startswith("ssl_")]
-    if unknown:
-        raise _unknown_option(unknown[0])
+    _check_celery_options(query)
     path = parts.path if parts.path.strip("/") or not database else f"/{database}"
     return parts._replace(path=path, query=urlencode(query, safe="/")).geturl()
 
@@ -294,9 +292,7 @@ class _Sentinels:
 
     def broker(self) -> BrokerAddress:
         """Its form for kombu, which takes all but hosts, login and database as transport options."""
-        unknown = [option for option in self.options if not option.startswith("ssl_")]
-        if unknown:
-            raise _unknown_option(unknown[0])
+        _check_celery_options(self.options)
         ssl = {"ssl_cert_reqs": "required", **self.options} if self.scheme == "rediss" else {}
         transport_options: dict[str, object] = {"master_name": self.group}
         if self.sentinel_login or ssl:
@@ -324,5 +320,7 @@ def _kombu_pieces(url: str) -> tuple[str, str, str, dict[str, str]]:
     return login, ",".join(hosts), path, options
 
 
-def _unknown_option(name: str) -> ValueError:
-    return ValueError(f"Celery knows no option {name[:40]!r} of a Redis URL; leave it out (ssl_… and db are read)")
+def _check_celery_options(options: Mapping[str, str]) -> None:
+    """Names are not repeated: behind a "?" in a password that was not percent-encoded, they are a part of it."""
+    if any(not option.startswith("ssl_") for option in options):
+        raise ValueError("the URL has an option that Celery does not know; leave it out (ssl_… and db are read)")

@@ -72,6 +72,31 @@ def test_an_answer_that_came_while_nobody_looked_counts(transport: Transport) ->
     assert after_standing_still(transport, behave, arrived).status == 204
 
 
+def test_so_does_one_that_came_in_the_last_moment(transport: Transport) -> None:
+    """Fault: a process that was kept from its turn for 0.1 s as a time-out ran off took the answer for none.
+
+    Cause: only after 0.2 s it looked again. Fix: after anything that is longer than a wait for answers.
+    """
+    last_moment, answered = threading.Event(), threading.Event()
+
+    def behave(connection: Connection) -> None:
+        connection.request()
+        last_moment.wait(60)
+        connection.sock.sendall(NO_CONTENT)
+        answered.set()
+        connection.gone()
+
+    with serving(behave) as server:
+        deadline = time.monotonic() + STOOD_STILL_MS / 1000
+        transport.start(request(server.url, timeout_ms=STOOD_STILL_MS))
+        while time.monotonic() < deadline - 0.1:
+            assert transport.perform(1) == []
+        last_moment.set()
+        assert answered.wait(60)
+        stand_still(deadline + 0.01)
+        assert outcome(transport).status == 204
+
+
 def test_standing_still_makes_no_answer_of_none(transport: Transport) -> None:
     answer = after_standing_still(transport, silent, threading.Event())
     assert (answer.status, answer.failure) == (0, Failure.TIMEOUT)

@@ -14,7 +14,7 @@ from functools import cached_property
 
 from tests.faults.evidence import Evidence, Heard
 from tests.faults.failovers import FAILOVERS
-from tests.faults.records import Asked, Attempt, Ended, Harm, Hindrance, Place, Post, name_of
+from tests.faults.records import TO_RECEIVERS, Asked, Attempt, Ended, Harm, Hindrance, Place, Post, name_of
 
 _TIMED_OUT = 28
 _CLOSED_BY_US = 23
@@ -344,7 +344,7 @@ class Lost:
     def _harms(self) -> Mapping[int, list[Harm]]:
         found: dict[int, list[Harm]] = defaultdict(list)
         for harm in self._records.harms:
-            if harm.link == "receivers":
+            if harm.link in TO_RECEIVERS:
                 found[harm.port].append(harm)
         return found
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from tests.faults import names
 from tests.faults.identities import ANOTHERS, EXPIRED
-from tests.faults.records import Kind
+from tests.faults.records import TO_RECEIVERS, Kind
 from tests.faults.waiting import wait_until
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ def names_forgotten(run: Run, chance: random.Random) -> str:
     """Neither the provider's name resolves nor that of receivers, and no connection is left that needs none."""
     silent = os.geteuid() == 0 and chance.random() < 0.5
     with run.world.names.forgotten(silent=silent):
-        for link in ("provider", "receivers", "receivers by TLS"):
+        for link in ("provider", *TO_RECEIVERS):
             run.world.proxy.drop(run.world.proxy.links[link])
         time.sleep(3)
     return "the resolver is silent" if silent else "the resolver refuses"

@@ -14,7 +14,7 @@ import weakref
 from collections.abc import Coroutine, Mapping
 from typing import Any, TypeVar
 
-from tests.faults.records import Harm, Passage
+from tests.faults.records import TO_RECEIVERS, Harm, Passage
 
 T = TypeVar("T")
 
@@ -51,7 +51,7 @@ class Link:
     def passed(self, onward: asyncio.WriteTransport) -> None:
         """Note that a connection to a receiver was made, or that a piece of a reply of its was passed on."""
         name = onward.get_extra_info("sockname")
-        if name is not None and self.name == "receivers":
+        if name is not None and self.name in TO_RECEIVERS:
             self.passages.append(Passage(port=name[1], at_ms=time.time_ns() // 1_000_000))
 
     def harm(self, onward: asyncio.WriteTransport, how: str) -> None:

@@ -265,6 +265,10 @@ class Harm(msgspec.Struct, frozen=True, kw_only=True):
     how: str
 
 
+TO_RECEIVERS = ("receivers", "receivers by TLS")
+"""The links before the receivers: at their other end both come to one port."""
+
+
 class Passage(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
     """When the proxy made a connection to a receiver, or passed a piece of a reply on, by the port at its other end."""
 

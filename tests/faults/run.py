@@ -24,7 +24,7 @@ from tests.faults.names import RECEIVERS
 from tests.faults.plans import Plan
 from tests.faults.reading import Reader
 from tests.faults.receivers import Application, Receivers, now_ms
-from tests.faults.records import Fault, Kind, Records, Secret, Subscriber
+from tests.faults.records import TO_RECEIVERS, Fault, Kind, Records, Secret, Subscriber
 from tests.faults.waiting import NotInTime, wait_until
 from tests.faults.watchers import EVENTS, SENTRY, EventWatch, SentrySink
 from tests.faults.world import SHARDS, World
@@ -334,7 +334,7 @@ class Run:
             journal=journal(self.world.read_journal()),
             ended=tuple(self.crew.ended),
             harms=tuple(harm for link in self.world.proxy.links.values() for harm in link.harms),
-            passages=tuple(self.world.proxy.links["receivers"].passages),
+            passages=tuple(one for name in TO_RECEIVERS for one in self.world.proxy.links[name].passages),
             callback_timeout_ms=1000,
             give_up_ms=600_000,
             secrets_said=self._secrets_said(subscribers),

@@ -110,9 +110,11 @@ def test_a_wrong_store_is_told_in_these_words(given: str, says: str) -> None:
 
 
 @pytest.mark.parametrize("given", ["redis://h?colour=1", "redis+sentinel://h/main?colour=1"])
-def test_an_option_that_celery_does_not_know_is_named(given: str) -> None:
-    with pytest.raises(ValueError, match=r"^Celery knows no option 'colour' of a Redis URL; leave it out \(ssl_… and "):
+def test_an_option_that_celery_does_not_know_is_an_error_that_does_not_repeat_it(given: str) -> None:
+    """Fault: it was shown, and where a password has a "?" that is not percent-encoded, it is the password's end."""
+    with pytest.raises(ValueError, match=r"^the URL has an option that Celery does not know; leave it out ") as caught:
         broker_address(given)
+    assert "colour" not in str(caught.value)
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from bridge.errors import SettingsError
@@ -58,6 +58,7 @@ around = st.lists(pieces, max_size=4).map("".join)
 
 @examples(200)
 @given(st.sampled_from(SECRETS), st.tuples(around, passwords, around), st.booleans())
+@example(name="BRIDGE_BROKER_URL", parts=("redis://localhost?", "000000000000", "db="), in_file=False)
 def test_no_error_shows_a_secret(
     tmp_path_factory: pytest.TempPathFactory, name: str, parts: tuple[str, str, str], in_file: bool
 ) -> None:
