@@ -8,12 +8,16 @@ from __future__ import annotations
 import sys
 import warnings
 from collections.abc import Callable, Sequence
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 from bridge.domain.server_urls import safe_url
 from bridge.errors import BridgeError, BrokerUnreachable, UsageError
 from bridge.settings import Settings, load_settings
 from bridge.wiring import Bridge, observe
+from tasks.starting import when_reachable
+
+if TYPE_CHECKING:
+    from celery import Celery
 
 _QUEUES = "bridge.track,bridge.control,bridge.poll,bridge.deliver"
 _BROKER_TIMEOUT_S = 5
@@ -32,18 +36,28 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _worker(settings: Settings, options: Sequence[str]) -> int:
-    bridge = Bridge(settings)
-    # Each raises at once, with one clear line, what would otherwise fail task after task.
-    bridge.providers.require_some()
-    _ = bridge.secret_box
-    bridge.close()
+    when_reachable(lambda: _check_store(settings, _can_work))
     arguments = ["--pool", "threads", "--queues", _QUEUES, "--without-gossip", "--without-mingle", *options]
     return _run(["--quiet", "worker", *arguments])
 
 
+def _can_work(bridge: Bridge) -> None:
+    """Raise at once, with one clear line, what would otherwise fail task after task."""
+    bridge.providers.require_some()
+    _ = bridge.secret_box
+
+
 def _beat(settings: Settings, options: Sequence[str]) -> int:
-    Bridge(settings).close()
+    when_reachable(lambda: _check_store(settings))
     return _run(["--quiet", "beat", *options])
+
+
+def _check_store(settings: Settings, check: Callable[[Bridge], None] = lambda _bridge: None) -> None:
+    bridge = Bridge(settings)
+    try:
+        check(bridge)
+    finally:
+        bridge.close()
 
 
 def _flower(_settings: Settings, options: Sequence[str]) -> int:
@@ -51,10 +65,8 @@ def _flower(_settings: Settings, options: Sequence[str]) -> int:
 
 
 def _run(argv: Sequence[str]) -> int:
-    from amqp.exceptions import PreconditionFailed
     from celery.exceptions import CPendingDeprecationWarning, SecurityWarning
     from celery.signals import setup_logging as celery_sets_up_logging
-    from kombu.exceptions import OperationalError
 
     from tasks.app import app
 
@@ -64,6 +76,15 @@ def _run(argv: Sequence[str]) -> int:
     warnings.filterwarnings("ignore", category=SecurityWarning)
     # And, at each loss of the broker, of a default that it will change one day.
     warnings.filterwarnings("ignore", category=CPendingDeprecationWarning)
+    when_reachable(lambda: _declare_queues(app))
+    # The stubs say that it returns nothing; it returns the exit code of what ended it.
+    return cast("int | None", app.start(list(argv))) or 0
+
+
+def _declare_queues(app: Celery) -> None:
+    from amqp.exceptions import PreconditionFailed
+    from kombu.exceptions import OperationalError
+
     try:
         with app.connection_for_write() as connection:
             connection.ensure_connection(max_retries=1, timeout=_BROKER_TIMEOUT_S)
@@ -79,8 +100,6 @@ def _run(argv: Sequence[str]) -> int:
         raise BrokerUnreachable(
             f"the broker {broker} does not answer ({type(error).__name__}): check BRIDGE_BROKER_URL and that it runs"
         ) from error
-    # The stubs say that it returns nothing; it returns the exit code of what ended it.
-    return cast("int | None", app.start(list(argv))) or 0
 
 
 def _leave_logging_alone(**_details: object) -> None:

@@ -219,7 +219,7 @@ class Process:
             observe=reports.attempt_failed,
             complain=self._complain,
             disabled=self._disabled,
-            call_help=lambda: self._send("bridge.deliver", ()),
+            call_help=lambda: self._enqueue("bridge.deliver"),
             keep_awake=lambda: bridge.wakes.keep("deliver", _WAKE_MS),
             hand_over=self._hand_over,
         )
@@ -333,11 +333,20 @@ class Process:
 
     def _wake_poll(self, account: str) -> None:
         if self.bridge.wakes.take(f"poll:{account}", _WAKE_MS):
-            self._send("bridge.poll", (account,))
+            self._enqueue("bridge.poll", account)
 
     def _wake_deliver(self) -> None:
         if self.bridge.wakes.take("deliver", _WAKE_MS):
-            self._send("bridge.deliver", ())
+            self._enqueue("bridge.deliver")
+
+    def _enqueue(self, task: str, *args: str) -> None:
+        """Have somebody go on. Where the broker takes nothing that is for a later tick, which finds what is due; a
+        slice with POSTs under way, whose outcomes would be lost with it, does not end for that.
+        """
+        try:
+            self._send(task, args)
+        except Exception as error:  # noqa: BLE001 - of each transport others, and not only those that it documents
+            self._say(task, f"{task} could not be enqueued ({type(error).__name__}); the next tick tries again")
 
 
 def _as_text(item: object) -> str:

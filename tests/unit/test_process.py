@@ -12,6 +12,8 @@ import structlog
 from celery.exceptions import Reject
 from hypothesis import given
 from hypothesis import strategies as st
+from kombu.exceptions import OperationalError
+from msgspec.structs import replace
 
 import tasks.app
 import tasks.process
@@ -448,6 +450,28 @@ def test_delivery_sends_what_is_due_and_wakes_nobody_for_nothing(desk: Desk, log
     assert receiver.accepted == told
     assert desk.sent == []
     assert desk.bridge.wakes.take("deliver", 1)
+
+
+def test_a_broker_that_is_away_ends_no_slice(desk: Desk, log: Parts) -> None:
+    """Fault: a slice that asked for another one beside it ended with the broker's error, amid its POSTs: those were
+    sent again. So did a poll that passed its account on, with the calls that were under way.
+    """
+
+    def refuse(_name: str, _args: tuple[str, ...]) -> None:
+        raise OperationalError("Error 111 connecting to localhost:6379. Connection refused.")
+
+    receiver = Receiver()
+    process = Process(refuse)
+    process.__dict__["bridge"] = desk.bridge
+    with serving(receiver) as server:
+        # Of two parts a slice serves one, and calls for somebody who serves the other.
+        name = desk.bridge.subscribe(server.url, limited=lambda one: replace(one, partitions=2))[0].id
+        told = publish(log, name, sessions=16)
+        with structlog.testing.capture_logs() as lines:
+            process.deliver()
+    assert receiver.accepted == told
+    said = [line["event"] for line in lines if line["log_level"] == "error"]
+    assert said == ["bridge.deliver could not be enqueued (OperationalError); the next tick tries again"]
 
 
 def test_what_another_slice_holds_wakes_nobody(desk: Desk, log: Parts) -> None:
