@@ -145,6 +145,19 @@ class Watched:
         except redis.ConnectionError:
             return False
 
+    def is_agreed(self) -> bool:
+        """Whether all Sentinels name the same master, which is one, and think it and its replica well."""
+        named = set()
+        for port in self.sentinels:
+            with self._sentinel(port) as sentinel:
+                master = cast("dict[str, object]", sentinel.sentinel_master(GROUP))
+                replicas = cast("list[dict[str, object]]", sentinel.sentinel_slaves(GROUP))
+            if master["flags"] != "master" or [one["flags"] for one in replicas] != ["slave"]:
+                return False
+            named.add(master["port"])
+        places = [place for place in (0, 1) if self.is_master(place)]
+        return named == {self.port(place) for place in places} and all(self.is_replica(1 - place) for place in places)
+
     @property
     def password(self) -> str:
         return self._password

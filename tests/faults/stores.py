@@ -56,6 +56,7 @@ class SentinelStore:
         self._kill(master)
         self._until("the replica becomes the master", lambda: self.group.is_master(1 - master))
         self.group.revive(master)
+        self._await_agreement()
 
     def freeze_master(self) -> None:
         """SIGSTOP until another is the master; then it wakes up, and is told."""
@@ -67,6 +68,7 @@ class SentinelStore:
         finally:
             os.kill(pid, signal.SIGCONT)
         self._until("the old master follows", lambda: self.group.is_replica(master))
+        self._await_agreement()
 
     def switch_over(self) -> None:
         """The Sentinels make the replica the master, though nothing is wrong."""
@@ -74,15 +76,22 @@ class SentinelStore:
         self._until("a Sentinel takes the order", self._may_fail_over)
         self._until("the replica becomes the master", lambda: self.group.is_master(1 - master))
         self._until("the old master follows", lambda: self.group.is_replica(master))
+        self._await_agreement()
 
     def kill_replica(self) -> None:
         replica = 1 - self._master()
         self._kill(replica)
         self.group.revive(replica)
+        self._await_agreement()
 
     def kill_sentinel(self, chance: random.Random) -> None:
         self.kills += 1
         self.group.replace_sentinel(chance.choice(self.group.sentinels))
+        self._await_agreement()
+
+    def _await_agreement(self) -> None:
+        """A Sentinel that is killed before it has told the others of a new master lets them bring back the old one."""
+        self._until("all Sentinels know one master and its replica", self.group.is_agreed)
 
     def _kill(self, place: int) -> None:
         self.kills += 1
