@@ -32,22 +32,26 @@ def _size(options: Namespace, name: str, usual: int, small: int) -> int:
     return given or (small if options.small else usual)
 
 
-def _rounds(options: Namespace) -> int:
-    return _size(options, "rounds", 3, 2)
+def _rounds(options: Namespace, usual: int = 3) -> int:
+    return _size(options, "rounds", usual, 2)
+
+
+_MANY_ROUNDS = 9
+"""Of what is told by a ratio of turns of a second each: a median of three is what the machine did just then."""
 
 
 def _delivery(options: Namespace) -> Measured:
     sizes = delivery.Sizes(
         events=_size(options, "events", 20_000, 1_000),
-        few=_size(options, "few", 1_000, 50),
+        few=_size(options, "few", 500, 50),
         celery_pool=options.celery_pool,
-        rounds=_rounds(options),
+        rounds=_rounds(options, _MANY_ROUNDS),
     )
     return delivery.measure(sizes)
 
 
 def _tls(options: Namespace) -> Measured:
-    return tls.measure(tls.Sizes(events=_size(options, "events", 20_000, 1_000), rounds=_rounds(options)))
+    return tls.measure(tls.Sizes(events=_size(options, "events", 20_000, 1_000), rounds=_rounds(options, 5)))
 
 
 def _tracking(options: Namespace) -> Measured:
@@ -89,7 +93,7 @@ def _memory(options: Namespace) -> Measured:
 
 
 def _neighbours(options: Namespace) -> Measured:
-    return neighbours.measure(neighbours.Sizes(seconds=_seconds(options), rounds=_rounds(options)))
+    return neighbours.measure(neighbours.Sizes(seconds=_seconds(options), rounds=_rounds(options, 5)))
 
 
 def _backlog(options: Namespace) -> Measured:
