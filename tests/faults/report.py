@@ -106,12 +106,15 @@ class Report:
 
 _KILLED = {"killed": "at any moment", "died": "at a named point"}
 _ID = re.compile(r"\[[0-9a-f-]{36}\]")
+_FRAME = re.compile(r'File "(?:[^"]*/)?([^"/]+/[^"/]+)", line \d+, in (\S+)')
+"""Where it was raised: the last one's folder and file, and its function."""
 _NEAR_MS = 15_000
 """What a fault makes a task fail with is logged once the task has given up: after three tries of 5 s."""
 
 
 def _tracebacks(records: Records) -> Iterator[str]:
-    """Each traceback that was logged, by its error, and whether any fault was under way then or shortly before."""
+    """Each traceback that was logged, by its error and where it was raised, and whether any fault was under way then or
+    shortly before."""
     for name, lines in records.log_lines.items():
         for line in lines if name.endswith(".log") else ():
             with suppress(ValueError, KeyError, TypeError):
@@ -119,8 +122,10 @@ def _tracebacks(records: Records) -> Iterator[str]:
                 at_ms = datetime.fromisoformat(said["timestamp"]).timestamp() * 1000
                 beside = any(one.at_ms <= at_ms <= one.until_ms + _NEAR_MS for one in records.faults)
                 kind = said["exception"].strip().splitlines()[-1].partition(":")[0]
-                event = _ID.sub("", said["event"])
-                yield f"{kind} ({event[:60]}), {'beside a fault' if beside else 'with no fault near'}"
+                event = _ID.sub("", said["event"]).partition(":")[0]
+                frames = _FRAME.findall(said["exception"])
+                where = ", ".join(frames[-1]) if frames else "nowhere"
+                yield f"{kind} ({event}; {where}), {'beside a fault' if beside else 'with no fault near'}"
 
 
 def _rows(counts: Iterable[tuple[str, int]]) -> list[tuple[str, str]]:

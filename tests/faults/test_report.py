@@ -16,8 +16,9 @@ def fault(name: str, at_ms: int, recovered_ms: int) -> Fault:
 
 
 def traceback_at(second: int, error: str) -> str:
-    line = {"timestamp": f"1970-01-01T00:00:{second:02d}+00:00", "event": "failed", "exception": f"Traceback\n{error}"}
-    return json.dumps(line)
+    frames = '  File "/here/tasks/process.py", line 3, in deliver\n  File "/there/kombu/utils.py", line 9, in wait\n'
+    raised = {"event": "failed: 'x'", "exception": f"Traceback (most recent call last):\n{frames}{error}"}
+    return json.dumps({"timestamp": f"1970-01-01T00:00:{second:02d}+00:00", **raised})
 
 
 def records() -> Records:
@@ -65,12 +66,12 @@ def test_recovery_is_told_by_its_median_and_its_longest() -> None:
     assert "| store restarted | 3 | 0.50 s | 3.00 s |" in report.markdown("Faults")
 
 
-def test_a_traceback_is_told_with_whether_a_fault_was_near() -> None:
+def test_a_traceback_is_told_with_where_it_was_and_whether_a_fault_was_near() -> None:
     report = Report()
     report.add("seed 1", records(), [])
     text = report.markdown("Faults")
-    assert "| OSError (failed), beside a fault | 1 |" in text
-    assert "| KeyError (failed), with no fault near | 1 |" in text
+    assert "| OSError (failed; kombu/utils.py, wait), beside a fault | 1 |" in text
+    assert "| KeyError (failed; kombu/utils.py, wait), with no fault near | 1 |" in text
 
 
 def test_a_violation_is_one_line_with_its_run() -> None:
