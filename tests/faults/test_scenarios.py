@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 
 import pytest
 
 from tests.faults.checker import check
+from tests.faults.conftest import SEED
 from tests.faults.plans import SCENARIOS, Plan, by_chance
 from tests.faults.records import Records
 from tests.faults.report import keep
@@ -35,10 +35,6 @@ def test_every_invariant_holds_while(name: str) -> None:
 
 
 @pytest.mark.timeout(600)
-def test_every_invariant_holds_by_chance(record_property: Callable[[str, object], None]) -> None:
-    """A seed that is new each time, on one server: FAULTS_SEED repeats it. Failovers by chance are the soak's."""
-    seed = int(os.environ.get("FAULTS_SEED", "0")) or int.from_bytes(os.urandom(3))
-    record_property("seed", seed)
-    print(f"FAULTS_SEED={seed}")  # noqa: T201 - shown where the test fails
-    plan = by_chance(seed, faults=4, sessions=40, store="one")
-    played(plan)
+def test_every_invariant_holds_by_chance() -> None:
+    """A seed that is new each time, and printed, on one server. Failovers by chance are the soak's."""
+    played(by_chance(int(os.environ[SEED]), faults=4, sessions=40, store="one"))
