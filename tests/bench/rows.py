@@ -106,6 +106,13 @@ def _backlog(options: Namespace) -> Measured:
     return drill.told(drill.measure(sizes))
 
 
+def _paced(options: Namespace) -> Measured:
+    if options.small:
+        return drill.told(drill.measure(drill.Sizes(events=2_000, hours=0.5, rate=1_000)))
+    sizes = drill.Sizes(events=100_000, hours=1.5, rate=options.rate or 5_000, well_every_s=0.02, before=500)
+    return drill.told(drill.measure(sizes))
+
+
 def _million(options: Namespace) -> Measured:
     sizes = drill.Sizes(events=5_000 if options.small else 1_000_000, hours=0.5 if options.small else options.hours)
     return drill.told(drill.measure(sizes))
@@ -160,6 +167,7 @@ ROWS: dict[str, Benchmark] = {
     "memory": _memory,
     "demo": _demo,
     "backlog": _backlog,
+    "paced": _paced,
     "minutely": _minutely,
     "growth": _growth,
 }
