@@ -99,7 +99,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--report", type=Path, metavar="DIR", help="keep the results in DIR")
     parser.add_argument("--long", action="store_true", help=f"with all: {', '.join(LONG_ROWS)} too")
     parser.add_argument("--small", action="store_true", help="tiny sizes: to see that it works, not to measure")
-    parser.add_argument("--rounds", type=int, help="rounds, of which the median counts (3; delivery 9; tls, neighbours 5)")
+    parser.add_argument(
+        "--rounds", type=int, help="rounds, of which the median counts (3; delivery: 9; tls, neighbours: 5)"
+    )
     parser.add_argument(
         "--events", type=int, help="events a round; latency: sessions due at once; backlog: events that wait"
     )
