@@ -5,12 +5,13 @@ from __future__ import annotations
 import hmac
 import json
 import re
+from collections.abc import Collection
 from functools import lru_cache
 
 import msgspec
 
 from bridge.domain.receipts import normalise_phone
-from bridge.domain.status import SessionState
+from bridge.domain.status import Key, SessionState
 
 KEY_BYTES = 32
 REMOVED = "***"
@@ -101,9 +102,34 @@ def without_phone(state: SessionState, digits: str) -> SessionState | None:
     unmet = len(state.awaiting) - len(awaiting)
     if not gone and not unmet:
         return None if metadata == state.metadata else msgspec.structs.replace(state, metadata=metadata)
-    count = state.expected_count
-    if count is not None:
-        listed = bool(state.awaiting) or any(phone.expected for phone in state.phones)
-        met = len([phone for phone in gone if phone.expected]) if listed else len(gone)
-        count = max(0, count - met - unmet)
-    return msgspec.structs.replace(state, phones=phones, awaiting=awaiting, expected_count=count, metadata=metadata)
+    if state.is_listed:
+        met, counted = len([phone for phone in gone if phone.expected]) + unmet, 0
+    else:
+        met = counted = len(gone)
+    return msgspec.structs.replace(
+        _expecting_fewer(state, met),
+        phones=phones,
+        awaiting=awaiting,
+        metadata=metadata,
+        erased_count=state.erased_count + counted,
+    )
+
+
+def without_erased(state: SessionState, heard: Collection[Key]) -> SessionState:
+    """A session of which an answer has phones that were erased: it waits for none of them.
+
+    Whose phones they are is not known when they are erased, but where they were heard of or listed. ``heard`` are all
+    of the answer's; it has most of them each time.
+    """
+    for digits in {digits for digits, _ in heard}:
+        state = without_phone(state, digits) or state
+    new = 0 if state.is_listed else max(0, len(heard) - state.erased_count)
+    if not new:
+        return state
+    return msgspec.structs.replace(_expecting_fewer(state, new), erased_count=state.erased_count + new)
+
+
+def _expecting_fewer(state: SessionState, by: int) -> SessionState:
+    if state.expected_count is None:
+        return state
+    return msgspec.structs.replace(state, expected_count=max(0, state.expected_count - by))

@@ -71,7 +71,8 @@ class SessionState(msgspec.Struct, frozen=True, array_like=True):
     ``callback`` is the id of the subscription that the session's own URL implies, "" for none. ``notes`` are its last
     polls (``bridge.domain.polls``); ``overdue`` that it was told of as overdue; ``refused`` why the provider refuses
     to be asked for it, "" while it does not. ``origin`` is the number of the machine that tracked it first, 0 where
-    that is not known: a name would cost each session ten times as much.
+    that is not known: a name would cost each session ten times as much. ``erased_count`` is of how many erased phones
+    it is known that they were its own, without being listed: ``expected_count`` is without them.
     """
 
     sent_ms: _Millis
@@ -87,6 +88,12 @@ class SessionState(msgspec.Struct, frozen=True, array_like=True):
     overdue: bool = False
     refused: str = ""
     origin: int = 0
+    erased_count: int = 0
+
+    @property
+    def is_listed(self) -> bool:
+        """Whether phones themselves are expected, and not a number of them."""
+        return bool(self.awaiting) or any(phone.expected for phone in self.phones)
 
     @property
     def polls(self) -> list[PollNote]:
@@ -158,8 +165,9 @@ def is_complete(state: SessionState, now_ms: int) -> bool:
 
 
 def is_quiet(state: SessionState) -> bool:
-    """Whether a session without an expectation has only final phones, and at least one."""
-    return state.expected_count is None and 0 < len(state.phones) == _finals(state)
+    """Whether a session without an expectation has only final phones, and at least one, be it erased."""
+    was_heard_of = bool(state.phones or state.erased_count)
+    return state.expected_count is None and was_heard_of and len(state.phones) == _finals(state)
 
 
 def track(state: SessionState | None, request: SessionRequest, now_ms: int, callback: str = "") -> SessionState:
@@ -183,7 +191,9 @@ def track(state: SessionState | None, request: SessionRequest, now_ms: int, call
         after = _expect(state, request.phones)
     elif request.phone_count is not None:
         phones = tuple(msgspec.structs.replace(phone, expected=False) for phone in state.phones)
-        after = msgspec.structs.replace(state, expected_count=request.phone_count, awaiting=(), phones=phones)
+        after = msgspec.structs.replace(
+            state, expected_count=request.phone_count, awaiting=(), phones=phones, erased_count=0
+        )
     else:
         return state
     if state.settled_ms and _expects_more(state, after):
@@ -251,6 +261,7 @@ def _polled(state: SessionState, now_ms: int, outcome: Outcome, *, settled: bool
         state.overdue,
         "",
         state.origin,
+        state.erased_count,
     )
 
 

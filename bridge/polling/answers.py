@@ -8,9 +8,10 @@ import msgspec
 
 from bridge.domain import events
 from bridge.domain.commits import Due, Entry, Route, Stored, Write
+from bridge.domain.erasure import without_erased
 from bridge.domain.policy import PollPolicy
 from bridge.domain.polls import Outcome, noted
-from bridge.domain.receipts import Receipt
+from bridge.domain.receipts import Receipt, normalise_phone
 from bridge.domain.schedule import next_poll_ms, refused_poll_ms
 from bridge.domain.session_events import completes, record_of_completed
 from bridge.domain.status import SessionState, Transition, transition
@@ -59,8 +60,8 @@ class Recorder:
             for session_no, one in pending.items():
                 if one.state is None:
                     continue
-                words = self._unerased(registry, one.state, receipts[session_no])
-                done = decided[session_no] = transition(one.state, words, now_ms, self._policy.give_up_ms)
+                state, words = self._unerased(registry, one.state, receipts[session_no])
+                done = decided[session_no] = transition(state, words, now_ms, self._policy.give_up_ms)
                 writes.append(self._write(account, registry, session_no, (one, done)))
             return writes
 
@@ -112,19 +113,24 @@ class Recorder:
         """A write that keeps a session as settled as it was."""
         return Write(session_no, stored.version, after, due, Due.KEEP)
 
-    def _unerased(self, registry: Registry, state: SessionState, receipts: Sequence[Receipt]) -> Sequence[Receipt]:
-        """The receipts without those of phones that were erased after the session was sent.
+    def _unerased(
+        self, registry: Registry, state: SessionState, receipts: Sequence[Receipt]
+    ) -> tuple[SessionState, Sequence[Receipt]]:
+        """A session and its receipts without the phones that were erased after it was sent.
 
         Of what the session holds none was: only a phone that is new to it costs an HMAC.
         """
         if not registry.erased:
-            return receipts
+            return state, receipts
         known = {(phone.phone, phone.user_id) for phone in state.phones}
-        return [
-            one
-            for one in receipts
-            if (one.phone, one.user_id) in known or registry.erased.get(self._tombstone(one.phone), -1) < state.sent_ms
-        ]
+        kept, erased = [], set()
+        for one in receipts:
+            is_known = (one.phone, one.user_id) in known
+            if is_known or registry.erased.get(self._tombstone(one.phone), -1) < state.sent_ms:
+                kept.append(one)
+            else:
+                erased.add((normalise_phone(one.phone), one.user_id))
+        return without_erased(state, erased) if erased else state, kept
 
     def _write(self, account: str, registry: Registry, session_no: str, decided: tuple[Stored, Transition]) -> Write:
         policy, (stored, done) = self._policy, decided

@@ -31,6 +31,24 @@ def test_later_polls_do_not_bring_an_erased_phone_back(parts: Parts) -> None:
     assert len(list(parts.log.read("default"))) == 1
 
 
+def test_a_session_does_not_wait_for_a_phone_that_was_erased_before_it_was_heard_of(parts: Parts) -> None:
+    """Fault: a phone was erased between its tracking, by a count, and the first receipt, and its session waited for it
+    to the end of BRIDGE_GIVE_UP_AFTER: asked for again and again, and never told to be complete.
+
+    Cause: erasing lowers what is expected where the phone is known, and later answers lost it without a trace.
+    """
+    provider = Scripted()
+    provider.says["s1"] = [receipt("(86)18500000001"), receipt("(86)18500000002")]
+    state = SessionState(sent_ms=parts.now_ms() - 1, tracked_ms=1, expected_count=2)
+    parts.write("s1", due=1, state=state)
+    put_tombstone(parts, "18500000001")
+    assert poller(parts, provider).step("default").changed == 1
+    after = parts.sessions.read("default", ["s1"])["s1"].state
+    assert after is not None
+    assert after.settled_ms
+    assert (after.expected_count, len(after.phones)) == (1, 1)
+
+
 def test_what_is_sent_to_the_phone_afterwards_is_told(parts: Parts) -> None:
     """A phone is erased, not banned: its owner may come back."""
     provider = Scripted()

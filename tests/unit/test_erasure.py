@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bridge.domain.erasure import Cleaned, is_in, tombstone, without_phone, without_phone_in
-from bridge.domain.status import PhoneState, SessionState, is_complete
+from bridge.domain.erasure import Cleaned, is_in, tombstone, without_erased, without_phone, without_phone_in
+from bridge.domain.status import OPEN_SESSION_AGES_MS, Key, PhoneState, SessionState, is_complete, track
+from bridge.domain.tracking import SessionRequest
 
 HERS, HIS = "(86)18500000001", "(86)18500000002"
 DIGITS = "8618500000001"
@@ -38,6 +39,49 @@ def test_the_phone_goes_in_every_spelling_seen_or_awaited() -> None:
     )
     after = without_phone(before, DIGITS)
     assert after == session(phone(HIS), awaiting=((HIS, None),), expected_count=4)
+
+
+HERE, THERE, OTHER = (DIGITS, "u"), (DIGITS, "v"), ("8618500000003", "u")
+"""Phones that were erased, as an answer has them."""
+
+
+@given(st.lists(st.sets(st.sampled_from([HERE, THERE, OTHER])), max_size=4), st.integers(0, 5))
+def test_each_phone_that_was_erased_before_it_was_heard_of_counts_once(answers: list[set[Key]], count: int) -> None:
+    """Of a session that expects a number of phones nobody knows whose they are, until an answer has them."""
+    after = session(expected_count=count)
+    for heard in answers:
+        after = without_erased(after, heard)
+    most = max(map(len, answers), default=0)
+    assert (after.expected_count, after.erased_count) == (max(0, count - most), most)
+
+
+def test_one_that_was_known_when_it_was_erased_does_not_count_again() -> None:
+    erased = without_phone(session(phone(HERS, 1), phone(HIS, 1), expected_count=3), DIGITS)
+    assert erased is not None
+    assert (erased.expected_count, erased.erased_count) == (2, 1)
+    assert without_erased(erased, {HERE}) == erased
+    assert without_erased(erased, {HERE, OTHER}).expected_count == 1
+
+
+def test_one_that_is_listed_after_it_was_erased_is_not_waited_for() -> None:
+    listed = session(awaiting=((HERS, None), (HIS, None)), expected_count=2)
+    after = without_erased(listed, {HERE})
+    assert after == session(awaiting=((HIS, None),), expected_count=1)
+    assert without_erased(after, {HERE, OTHER}) == after
+
+
+def test_a_later_word_of_the_sender_counts_whole() -> None:
+    after = track(session(expected_count=1, erased_count=1), SessionRequest("s", phone_count=2), 5)
+    assert (after.expected_count, after.erased_count) == (2, 0)
+    assert without_erased(after, {HERE}).expected_count == 1
+
+
+def test_a_session_without_an_expectation_whose_phones_are_all_erased_ends_as_others_do() -> None:
+    after = without_erased(session(), {HERE})
+    assert (after.expected_count, after.erased_count) == (None, 1)
+    assert not is_complete(after, 10)
+    assert is_complete(after, 1 + OPEN_SESSION_AGES_MS[-1])
+    assert not is_complete(session(), 1 + OPEN_SESSION_AGES_MS[-1])
 
 
 def test_a_session_waits_for_nobody_who_was_erased() -> None:
@@ -156,4 +200,4 @@ def test_a_session_whose_metadata_names_the_phone_is_rewritten_though_it_has_non
     before = session(phone(HIS), metadata='{"cc":"18500000001"}')
     assert without_phone(before, DIGITS) == session(phone(HIS), metadata='{"cc":"***"}')
     both = without_phone(session(phone(HERS), metadata='{"cc":"18500000001"}'), DIGITS)
-    assert both == session(metadata='{"cc":"***"}')
+    assert both == session(metadata='{"cc":"***"}', erased_count=1)
