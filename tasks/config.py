@@ -22,7 +22,7 @@ if _broker.ssl:
     # Of Sentinels, whose URLs have no scheme for it.
     broker_use_ssl = dict(_broker.ssl)
 
-# A worker waits for its broker for as long as it takes: giving up would only make somebody restart it.
+# One that runs waits for its broker for as long as it takes: giving up would only make somebody restart it.
 broker_connection_max_retries = None
 broker_connection_retry_on_startup = True
 

@@ -24,13 +24,18 @@ def worker(
 ) -> None:
     """Run a worker: it records sessions, polls the provider and sends callbacks. Start as many as you need.
 
+    Where Redis or the broker does not answer it waits for 20 s at most, and then ends with exit code 3.
+
     Example: bridge worker --concurrency 16
     """
     _become("worker", "--concurrency", str(concurrency))
 
 
 def beat() -> None:
-    """Run the clock that wakes what is due each second. One is enough; a second one does no harm."""
+    """Run the clock that wakes what is due each second. One is enough; a second one does no harm.
+
+    Where Redis or the broker does not answer it waits for 20 s at most, and then ends with exit code 3.
+    """
     _become("beat")
 
 

@@ -1,4 +1,4 @@
-"""``bridge web``: the HTTP API, by uvicorn on BRIDGE_LISTEN."""
+"""``bridge web``: health checks and the provider's own push, by uvicorn on BRIDGE_LISTEN."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from bridge.errors import UsageError
 
 
 def web() -> None:
-    """Serve the HTTP API and the health checks on BRIDGE_LISTEN, until Ctrl-C or SIGTERM.
+    """Serve health checks, and take the provider's own push, on BRIDGE_LISTEN until Ctrl-C or SIGTERM.
 
     /healthz answers 200 while the process is up; /readyz 200 while store and broker answer, else 503.
     """
