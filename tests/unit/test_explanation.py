@@ -114,6 +114,12 @@ def test_the_most_urgent_of_several_subscriptions_is_told() -> None:
     assert (found.verdict, found.subscription) == (Verdict.DEAD, "sub_c")
 
 
+def test_of_findings_alike_the_latest_is_told_and_one_without_a_time_last() -> None:
+    timed = [Finding(Verdict.ACCEPTED, at_ms=at_ms) for at_ms in (1, 3, 2)]
+    assert most_urgent([Finding(Verdict.ACCEPTED), *timed]) == timed[1]
+    assert most_urgent([Finding(Verdict.ACCEPTED), timed[0]]) == timed[0]
+
+
 def test_a_phone_that_is_still_awaited_is_said_before_one_that_was_told() -> None:
     assert explain(told_of(delivery(told_ms=2_000), awaited=True)).verdict is Verdict.NO_RECEIPT
     assert explain(told_of(delivery(told_ms=2_000), awaited=True, stopped="171")).verdict is Verdict.ACCOUNT_STOPPED

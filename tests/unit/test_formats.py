@@ -145,6 +145,7 @@ def test_our_own_deadline_is_an_unknown_status_in_the_providers_words() -> None:
     (receipt,) = body_of(event, BodyFormat.USMS, PhoneFormat.FULL)["Data"]
     assert (receipt["ReceiptResult"], receipt["ReceiptCode"]) == ("状态未知", "NO_RECEIPT")
     assert receipt["ReceiptTime"] == event.observed_ms // 1000
+    assert receipt["ReceiptDesc"] == "no receipt within the time that was waited for it"
 
 
 # --- tests of a subscription
