@@ -34,6 +34,8 @@ class Evidence:
         self.sent: dict[str, int] = {}
         """When each session was sent (Unix ms)."""
         self.tracked: dict[str, int] = {}
+        self.expecting: set[str] = set()
+        """Sessions of which it was told whose receipts, or how many, are to come."""
         self.forgotten: dict[str, list[int]] = defaultdict(list)
         """When an operator let a session be forgotten (Unix ms)."""
         self.erased: dict[str, int] = {}

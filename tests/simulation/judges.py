@@ -17,6 +17,10 @@ from tests.simulation.world import Heard, Word
 if TYPE_CHECKING:
     from tests.simulation.run import Run
 
+_IN_VAIN = 8
+"""An answer may be lost with who heard it, and operators and the provider's pushes ask once more for what is settled; a
+session that never settles by what was said is asked for fifteen times."""
+
 Lane = tuple[str, str, str]
 """An account, a session and a phone's digits."""
 
@@ -38,7 +42,7 @@ def _name(event: Committed) -> str:
 
 
 def polled_until_settled(run: Run) -> Iterator[str]:
-    """I1: every session is asked for until it settled, and ends as the provider's last word to it has it."""
+    """I1: every session is asked for until it settled, and no longer, and ends as the provider's last word has it."""
     stored = {name: state for here in run.store.sessions.shards for name, (_, state) in here.stored.items()}
     told: dict[tuple[str, str], list[str]] = defaultdict(list)
     for one in _changes(run):
@@ -52,6 +56,9 @@ def polled_until_settled(run: Run) -> Iterator[str]:
             yield f"{session_no} is not settled, and {'' if session_no in left else 'not '}due"
         if session_no not in run.provider.asked and session_no not in run.evidence.forgotten:
             yield f"{session_no} was never asked for"
+    for session_no in run.evidence.expecting - run.evidence.forgotten.keys():
+        if run.provider.in_vain[session_no] > _IN_VAIN:
+            yield f"{session_no} was asked for {run.provider.in_vain[session_no]} times after all was said"
     for (session_no, digits), words in run.provider.said.items():
         finals = {meaning_of(word.receipt.result, word.receipt.code) for word in words} & FINAL
         excused = digits in run.evidence.erased or session_no in run.evidence.forgotten

@@ -307,6 +307,8 @@ class Run:
         self.provider.send(session_no, phones, now_ms)
         self.evidence.sent[session_no] = now_ms
         expects = self.chance.choice(["phones", "phones", "count", "nothing"])
+        if expects != "nothing":
+            self.evidence.expecting.add(session_no)
         request = SessionRequest(
             session_no,
             phones=tuple((phone, None) for phone in phones) if expects == "phones" else None,

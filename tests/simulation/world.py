@@ -75,6 +75,9 @@ class Provider:
         self._refused: dict[str, int] = {}
         self.said: dict[tuple[str, str], list[Word]] = defaultdict(list)
         self.asked: dict[str, list[int]] = defaultdict(list)
+        self.in_vain: dict[str, int] = defaultdict(int)
+        """How often each session was asked for after an answer that had a final word of all its phones."""
+        self._told_all: set[str] = set()
 
     def send(self, session_no: str, phones: Sequence[str], sent_ms: int) -> None:
         """An SMS goes to these phones."""
@@ -139,6 +142,9 @@ class Provider:
                 words.append(heard[-1].receipt)
                 key = session_no, normalise_phone(words[-1].phone)
                 self.said[key].append(Word(now_ms, words[-1]))
+        self.in_vain[session_no] += session_no in self._told_all
+        if len(words) == len(self._plans[session_no]) and all(word.result in (_OK, _BAD) for word in words):
+            self._told_all.add(session_no)
         self._chance.shuffle(words)
         return words
 
