@@ -147,16 +147,20 @@ class Watched:
 
     def is_agreed(self) -> bool:
         """Whether all Sentinels name the same master, which is one, and think it and its replica well."""
-        named = set()
+        places = [place for place in (0, 1) if self.is_master(place)]
+        return len(places) == 1 and self.is_named(places[0], with_replica=True) and self.is_replica(1 - places[0])
+
+    def is_named(self, place: int, *, with_replica: bool = False) -> bool:
+        """Whether all Sentinels say that a server is the master, and think it well; and its replica, if asked for."""
         for port in self.sentinels:
             with self._sentinel(port) as sentinel:
                 master = cast("dict[str, object]", sentinel.sentinel_master(GROUP))
                 replicas = cast("list[dict[str, object]]", sentinel.sentinel_slaves(GROUP))
-            if master["flags"] != "master" or [one["flags"] for one in replicas] != ["slave"]:
+            if (master["port"], master["flags"]) != (self.port(place), "master"):
                 return False
-            named.add(master["port"])
-        places = [place for place in (0, 1) if self.is_master(place)]
-        return named == {self.port(place) for place in places} and all(self.is_replica(1 - place) for place in places)
+            if with_replica and [one["flags"] for one in replicas] != ["slave"]:
+                return False
+        return True
 
     @property
     def password(self) -> str:

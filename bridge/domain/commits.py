@@ -24,10 +24,11 @@ class Stored(msgspec.Struct, frozen=True, gc=False):
 
 
 class Due(Enum):
-    """A due time that is not a time."""
+    """A due time that is not a time: none, the present one or else now, the present one or none."""
 
     NONE = ""
     KEEP = "keep"
+    LEAVE = "leave"
 
 
 class Route(msgspec.Struct, frozen=True, gc=False):
@@ -48,7 +49,8 @@ class Write(msgspec.Struct, frozen=True, gc=False):
     """One session's part of a commit.
 
     ``expires_ms`` is when a settled session may be removed, None for one that is open, ``Due.KEEP`` where that was so
-    before; ``watch_ms`` is when to look whether it is overdue (both Unix ms).
+    before; ``watch_ms`` is when to look whether it is overdue (both Unix ms). ``leased``: whoever writes has leased
+    the session, and where somebody made it due meanwhile, sooner than ``due``, that stays.
     """
 
     session_no: str
@@ -58,6 +60,7 @@ class Write(msgspec.Struct, frozen=True, gc=False):
     expires_ms: int | Due | None
     events: Sequence[Entry] = ()
     watch_ms: int | None = None
+    leased: bool = False
 
 
 class Watched(msgspec.Struct, frozen=True, gc=False):

@@ -111,7 +111,7 @@ class Recorder:
 
     def _unchanged(self, session_no: str, stored: Stored, after: SessionState, due: int | Due) -> Write:
         """A write that keeps a session as settled as it was."""
-        return Write(session_no, stored.version, after, due, Due.KEEP)
+        return Write(session_no, stored.version, after, due, Due.KEEP, leased=True)
 
     def _unerased(
         self, registry: Registry, state: SessionState, receipts: Sequence[Receipt]
@@ -144,6 +144,7 @@ class Recorder:
             Due.NONE if due_ms is None else due_ms,
             _expiry(stored, after, policy.keep_settled_ms),
             _entries(account, registry, session_no, decided) if done.changes or after.settled_ms else (),
+            leased=True,
         )
 
 

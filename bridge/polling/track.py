@@ -96,7 +96,8 @@ class Tracker:
         was_open = stored.state is not None and not stored.state.settled_ms
         expires_ms: int | Due | None = Due.KEEP if was_open else None
         if state.settled_ms:
-            due, expires_ms = Due.NONE, state.settled_ms + self._policy.keep_settled_ms
+            # Somebody may have asked for one that settled: an operator, or the provider with news of it.
+            due, expires_ms = Due.LEAVE, state.settled_ms + self._policy.keep_settled_ms
         elif stored.state is None:
             state = msgspec.structs.replace(state, origin=origin)
             due = first_poll_ms(state, self._policy.ages_ms, now_ms, self._chance())

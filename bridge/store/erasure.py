@@ -179,7 +179,7 @@ class Eraser:
                 return
             due, expires_ms = Due.KEEP, None
             if state.settled_ms:
-                due, expires_ms = Due.NONE, state.settled_ms + self._keep_settled_ms
+                due, expires_ms = Due.LEAVE, state.settled_ms + self._keep_settled_ms
             written = self._sessions.commit(account, [Write(session_no, stored.version, state, due, expires_ms)])
             if written[session_no] is CommitResult.WRITTEN:
                 return

@@ -377,6 +377,7 @@ def _commit_call(shard: int, account: str, writes: Sequence[Write], registry_ver
             write.version,
             version + _packer.encode(write.state),
             write.due.value if isinstance(write.due, Due) else write.due,
+            "1" if write.leased else "",
             _expiry(write.expires_ms),
         )
         if write.watch_ms is None:

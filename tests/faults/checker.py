@@ -100,7 +100,7 @@ def never_invented(evidence: Evidence) -> Iterator[Violation]:
                 and heard.phone[1] not in evidence.erased_phones
             ):
                 yield _violation("I3", f"{_in(heard)}, {name}: no such change is in the log", "store, receiver")
-        yield from _goes_back(name, group)
+        yield from _goes_back(evidence, name, group)
         yield from _comes_back(evidence, name, group)
 
 
@@ -126,8 +126,11 @@ def _invented(
         yield f"with ReceiptTime {heard.what[5]}, which the provider never gave"
 
 
-def _goes_back(name: str, group: Sequence[Heard]) -> Iterator[Violation]:
-    """By first arrival: a final word is never followed by another status, but a corrected one."""
+def _goes_back(evidence: Evidence, name: str, group: Sequence[Heard]) -> Iterator[Violation]:
+    """By first arrival: a final word is never followed by another status, but a corrected one.
+
+    Or one that was seen by a master whose place was just given away, beside the one that had it by then.
+    """
     last: dict[tuple[str, str, str], Heard] = {}
     seen: set[What] = set()
     for heard in group:
@@ -137,7 +140,8 @@ def _goes_back(name: str, group: Sequence[Heard]) -> Iterator[Violation]:
         before = last.get(heard.phone)
         data = heard.body["data"]
         corrected = isinstance(data, dict) and (data.get("corrected") or data.get("late"))
-        if before is not None and before.status in FINAL and not corrected:
+        is_news = not corrected and not evidence.may_be_rolled_back(heard.observed_ms)
+        if before is not None and before.status in FINAL and is_news:
             yield _violation("I3", f"{_in(heard)}, {name}: after {before.status}, which is final", "receiver")
         last[heard.phone] = heard
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -60,6 +61,15 @@ def recovered(fault: Fault, accepted: list[int]) -> Fault:
     return msgspec.structs.replace(fault, recovered_ms=after)
 
 
+def lines_of(directory: Path) -> list[str]:
+    """The whole lines of all files of a directory."""
+    found: list[str] = []
+    for file in sorted(directory.iterdir()):
+        whole, _, _cut_off = file.read_text().rpartition("\n")
+        found += whole.splitlines()
+    return found
+
+
 def journal(lines: Iterable[str]) -> Journal:
     """What workers wrote down from within."""
     attempts: dict[str, Attempt] = {}
@@ -88,7 +98,8 @@ def journal(lines: Iterable[str]) -> Journal:
                 hindrances.append(Hindrance(pid=pid, what=what, since_ms=at_ms, until_ms=at_ms))
             case other:
                 raise ValueError(f"no line of a journal: {other}")
-    return Journal(attempts=attempts, asked=tuple(asked.values()), hindrances=tuple(hindrances))
+    in_order = sorted(asked.values(), key=lambda call: call.asked_ms)
+    return Journal(attempts=attempts, asked=tuple(in_order), hindrances=tuple(hindrances))
 
 
 def _asked(one: Mapping[str, Any]) -> Asked:

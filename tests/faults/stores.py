@@ -55,6 +55,8 @@ class SentinelStore:
         master = self._master()
         self._kill(master)
         self._until("the replica becomes the master", lambda: self.group.is_master(1 - master))
+        # It comes back as a master: to whom a Sentinel still sends others, they are two.
+        self._until("all Sentinels name the new master", lambda: self.group.is_named(1 - master))
         self.group.revive(master)
         self._await_agreement()
 

@@ -26,6 +26,7 @@ import requests
 from bridge.cli.family import Child, Family
 from bridge.cli.house import clean_environment
 from bridge.store.server import EmbeddedServer
+from tests.faults.gathering import lines_of
 from tests.faults.identities import Identities
 from tests.faults.names import PROVIDER, RECEIVERS, Names
 from tests.faults.proxy import Proxy
@@ -176,6 +177,7 @@ class World:
         self.names = Names(self.directory)
         self.identities = Identities(self.directory, (PROVIDER, RECEIVERS, "127.0.0.1"))
         self.journal = self.directory / "journal"
+        self.journal.mkdir()
         self.proxy = Proxy()
         self._stack = ExitStack()
         self.store: Server | SentinelStore | ClusterStore = Server(family, "store", durable=True)
@@ -322,7 +324,7 @@ class World:
 
     def read_journal(self) -> list[str]:
         """What workers wrote down of their work (``inside/journal.py``)."""
-        return self.journal.read_text().splitlines() if self.journal.exists() else []
+        return lines_of(self.journal)
 
     def web_url(self) -> str:
         """Where the last web process is, "" as long as it has not said so."""

@@ -75,6 +75,35 @@ def test_what_is_not_settled_is_polled_again_and_records_nothing_twice(parts: Pa
     assert recorded(parts) == ["s1"]
 
 
+@pytest.mark.parametrize("phone_count", [1, 2], ids=["settled", "open"])
+def test_who_has_news_of_a_session_while_it_is_polled_has_it_polled_again(parts: Parts, phone_count: int) -> None:
+    """Fault: the provider pushed news of a session while an answer of it was under way that did not have it yet. The
+    poll wrote its own next due time over that of the push, or took it out: a late receipt was never asked for.
+    """
+    track(parts, "s1", phone_count=phone_count)
+    provider = Scripted({"s1": [receipt()]})
+    provider.meanwhile = lambda: parts.pushes.hint("default", ["s1"])
+    polling = poller(parts, provider)
+    assert polling.step("default").polled == 1
+    assert (parts.sessions.due_ms("default", "s1") or HOUR_MS**2) <= parts.now_ms()
+    parts.assert_index_is_right()
+    provider.meanwhile = lambda: None
+    provider.says["s1"] = [receipt(), receipt("18500000002")]
+    assert polling.step("default").changed == 1
+    assert parts.sessions.due_ms("default", "s1") is None
+
+
+def test_tracking_a_settled_session_again_leaves_it_due_where_somebody_asked_for_it(parts: Parts) -> None:
+    """Fault: its due time was taken out, and with it what the provider's push, or an operator, had asked for."""
+    track(parts, "s1", "s2")
+    poller(parts, Scripted({"s1": [receipt()], "s2": [receipt()]})).step("default")
+    assert parts.sessions.poll_now("default", ["s1"]) == {"s1"}
+    tracker(parts).track("default", [SessionRequest("s1"), SessionRequest("s2")])
+    assert (parts.sessions.due_ms("default", "s1") or HOUR_MS**2) <= parts.now_ms()
+    assert parts.sessions.due_ms("default", "s2") is None
+    parts.assert_index_is_right()
+
+
 def test_a_call_takes_a_hundred_of_all_shards_and_leaves_the_rest_due(parts: Parts) -> None:
     names = [f"s{number}" for number in range(250)]
     track(parts, *names)

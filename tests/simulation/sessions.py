@@ -166,13 +166,7 @@ class SessionModel:
     def _write(self, shard: int, account: str, write: Write) -> None:
         here, name = self.shards[shard], (account, write.session_no)
         here.stored[name] = (self._version_after(write.version), write.state)
-        due = self.due_of(shard, account)
-        if write.due is Due.NONE:
-            due.pop(write.session_no, None)
-        elif isinstance(write.due, Due):
-            due.setdefault(write.session_no, self.now)
-        else:
-            due[write.session_no] = write.due
+        self._set_due(self.due_of(shard, account), write)
         if write.expires_ms is None:
             here.expiry.pop(name, None)
         elif not isinstance(write.expires_ms, Due):
@@ -186,6 +180,22 @@ class SessionModel:
             for route in entry.routes:
                 self._queues.receive(self._queues.at(route.subscription, shard), route.lane, position, entry.record)
         self.written(shard, account, write, places)
+
+    def _set_due(self, due: dict[str, float], write: Write) -> None:
+        no, held = write.session_no, due.get(write.session_no)
+        if write.leased and held is not None and held % 1 != LEASED and self._is_sooner(held, write.due):
+            return
+        match write.due:
+            case Due.NONE:
+                due.pop(no, None)
+            case Due.KEEP:
+                due.setdefault(no, self.now)
+            case int(at):
+                due[no] = at
+
+    @staticmethod
+    def _is_sooner(held: float, due: int | Due) -> bool:
+        return due is Due.NONE or (isinstance(due, int) and held < due)
 
     def _version_after(self, version: bytes) -> bytes:
         """A session that is made anew never has a version that it had."""

@@ -12,7 +12,8 @@
 --       number of sessions, then for each:
 --           session key's place, SessionNo, account:SessionNo,
 --           expected version (4 bytes, "" if the session must not exist), new value,
---           next due (Unix ms; "" none, "keep" the present one, or now where there is none),
+--           next due (Unix ms; "" none, "keep" the present one, or now where there is none, "leave" it as it is),
+--           "1" if whoever writes has leased the session, "" if not,
 --           expiry (Unix ms; "" none, "keep" as it is),
 --           place of the list to be looked at in ("" none) and, of one, its member among the watches and its time,
 --           number of events, then for each:
@@ -21,6 +22,9 @@
 --
 -- Returns {now in Unix ms, -1} if the registry has another version and nothing was written, else
 --         {now, 0 or 1 for each session}: 1 means that its version was another and it was not written.
+--
+-- Of a session that was leased, a due time that is none of a lease was set meanwhile, by somebody with news of it: where
+-- it is sooner than the next one, it stays.
 --
 -- An event that would be one too many to wait becomes a dead letter at once, and is counted (o): what waits already is
 -- as it was, and a phone's events are sent in order still. Of too many dead letters the oldest go, counted too (d).
@@ -59,9 +63,16 @@ for i = 1, tonumber(take()) do
 end
 for i = 1, tonumber(take()) do
   local s = {key = KEYS[tonumber(take())], no = take(), member = take(), version = take(), value = take(),
-             due = take(), expiry = take(), watch = take(), events = {}}
+             due = take(), leased = take(), expiry = take(), watch = take(), events = {}}
   if s.watch ~= '' then
     s.watch, s.watch_member, s.watch_at = KEYS[tonumber(s.watch)], take(), take()
+  end
+  if s.leased ~= '' and s.due ~= 'keep' and s.due ~= 'leave' then
+    local held = redis.call('ZSCORE', KEYS[4], s.no)
+    -- A lease ends at half a millisecond, as claim_sessions says.
+    if held and not string.find(held, '.', 1, true) and (s.due == '' or tonumber(held) < tonumber(s.due)) then
+      s.due = 'leave'
+    end
   end
   local current = redis.call('GET', s.key)
   s.ok = (current and string.sub(current, 1, 4) or '') == s.version
@@ -89,7 +100,7 @@ for _, s in ipairs(plan) do
       redis.call('ZREM', KEYS[4], s.no)
     elseif s.due == 'keep' then
       redis.call('ZADD', KEYS[4], 'NX', now, s.no)
-    else
+    elseif s.due ~= 'leave' then
       redis.call('ZADD', KEYS[4], s.due, s.no)
     end
     if s.expiry == '' then

@@ -3,7 +3,7 @@
 A POST is marked with a header, ``x-attempt``, that names it; the receiver's record has it too. So of each attempt it is
 known which process made it, whether libcurl told of an answer, and whether its outcome was handed to the store: what a
 duplicate may be excused with. Noted at the seams with libcurl and Redis, of which the bridge's code knows nothing; each
-line is written whole and at once, so that a ``kill -9`` loses none.
+line is written at once, so that a ``kill -9`` loses none but the one that it cuts off.
 """
 
 from __future__ import annotations
@@ -29,13 +29,15 @@ _NAP_S = 0.05
 
 
 class Journal:
-    """The lines of this process. ``clock_ns`` is the machine's clock, whatever this process is told of the time."""
+    """The lines of this process, in a file of its own in ``directory``: a ``kill -9`` may come amid a line that goes
+    over a page's end, and nothing is to follow it. ``clock_ns`` is the machine's clock, whatever this process is told
+    of the time."""
 
-    def __init__(self, file: str, clock_ns: Any) -> None:
-        # Open all the while: a process that is out of descriptors is to be watched too, and not to fail of that.
-        self._descriptor = os.open(file, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+    def __init__(self, directory: str, clock_ns: Any) -> None:
         self._clock_ns = clock_ns
         self._pid = os.getpid()
+        # Open all the while: a process that is out of descriptors is to be watched too, and not to fail of that.
+        self._descriptor = os.open(f"{directory}/{self._pid}", os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
         self.numbers = itertools.count(1)
         self._unwritten: list[bytes] = []
         self._writing = threading.Lock()
