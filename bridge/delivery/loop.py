@@ -20,7 +20,7 @@ from bridge.delivery.ports import Ports
 from bridge.delivery.queue import HeldQueue
 from bridge.delivery.transport import Request, Transport
 from bridge.domain import events
-from bridge.domain.deliveries import FailedAttempt, Ready, Settlement
+from bridge.domain.deliveries import KEPT_BODY, FailedAttempt, Ready, Settlement
 from bridge.domain.formats import understood
 from bridge.domain.outcome import ABORTED, Answer, Outcome, Verdict, is_accepted, judge, of_batch
 from bridge.domain.policy import DeliveryPolicy
@@ -363,6 +363,6 @@ def _note_of(
         answer.status,
         answer.elapsed_ms,
         outcome.error,
-        answer.body if whole else b"",
+        answer.body[:KEPT_BODY] if whole else b"",
         events.phone_tag(event.phone),
     )

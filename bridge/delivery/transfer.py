@@ -13,10 +13,8 @@ from collections.abc import Sequence
 
 from bridge.delivery.guard import UrlPolicy, address_refusal
 from bridge.delivery.libcurl import failure_of, pycurl
-from bridge.domain.outcome import Answer, Failure, Wish
+from bridge.domain.outcome import READ_BODY, Answer, Failure, Wish
 
-KEEP_BODY = 1_024  # bytes of an answer that are kept
-READ_BODY = 4_096  # bytes of an answer after which reading stops; also libcurl's read buffer
 _MANY_HEADERS = 300_000  # bytes; libcurl gives up at 307,200, with the code of a broken connection
 
 # Readable, writable, hung up: each once, when it becomes so. 0 where there is no epoll, and nothing is registered.
@@ -64,8 +62,8 @@ class Notes:
 
     def write(self, data: bytes) -> int | None:
         """Keep the head of the body; refuse more once READ_BODY was seen, which ends the transfer."""
-        if self.size < KEEP_BODY:
-            self.body += data[: KEEP_BODY - self.size]
+        if self.size < READ_BODY:
+            self.body += data[: READ_BODY - self.size]
         self.size += len(data)
         return 0 if self.size > READ_BODY else None
 

@@ -18,9 +18,9 @@ import msgspec
 from bridge.delivery.guard import UrlPolicy, parse_url
 from bridge.delivery.handles import new_handle
 from bridge.delivery.libcurl import pycurl
-from bridge.delivery.transfer import EDGES, READ_BODY, Notes, answer_of
+from bridge.delivery.transfer import EDGES, Notes, answer_of
 from bridge.domain.credentials import Identity
-from bridge.domain.outcome import Answer, Failure
+from bridge.domain.outcome import READ_BODY, Answer, Failure
 from bridge.errors import InvalidUrl
 
 _LOOK_MS = 50  # the longest wait while anything is in flight, should libcurl ever leave an edge unanswered
@@ -95,10 +95,10 @@ class _Pool:
 class Transport:
     """Sends POSTs concurrently and hands back their answers. For one thread at a time.
 
-    An answer is what the status line says once the headers were read: a body is kept up to 1 kB and read up to 4 kB
-    (one read buffer more at most), then the connection is closed and the status stands, so a 2xx with an endless body
-    accepts. A body that stalls until the deadline, or breaks off before its announced length, is a failure whatever
-    the status, which the answer still gives.
+    An answer is what the status line says once the headers were read: a body is read up to 4 kB (one read buffer more
+    at most), then the connection is closed and the status stands, so a 2xx with an endless body accepts. A body that
+    stalls until the deadline, or breaks off before its announced length, is a failure whatever the status, which the
+    answer still gives.
 
     The caller bounds ``in_flight``, and how much of it one host may take: nothing is queued here, so a host that
     hangs keeps its own sockets and nobody else's turn. ``max_connections`` is how many connections, idle ones

@@ -98,12 +98,16 @@ class Settlement(msgspec.Struct, frozen=True, gc=False):
     status: int = 200
 
 
+KEPT_BODY = 1_024
+"""Bytes of an answer's body that are kept for people."""
+
+
 class FailedAttempt(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """One attempt that was not accepted, as it is kept for people.
 
     ``at_ms`` is Unix milliseconds; ``attempt`` counts from 1; ``status`` is the HTTP status, 0 where none came;
-    ``body`` at most 1 kB of the answer, undecoded. ``phone`` is 8 bytes of a hash (``events.phone_tag``): enough to
-    find what belongs to a phone, and no more.
+    ``body`` is at most KEPT_BODY of the answer, undecoded. ``phone`` is 8 bytes of a hash (``events.phone_tag``):
+    enough to find what belongs to a phone, and no more.
     """
 
     at_ms: int

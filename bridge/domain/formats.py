@@ -18,7 +18,7 @@ import msgspec
 
 from bridge.domain import events
 from bridge.domain.events import Record
-from bridge.domain.outcome import Answer, Failure
+from bridge.domain.outcome import READ_BODY, Answer, Failure
 from bridge.domain.receipts import normalise_phone
 from bridge.domain.subscriptions import BodyFormat, PhoneFormat, Subscription
 
@@ -48,6 +48,8 @@ class _PushOut(msgspec.Struct, frozen=True, gc=False, rename="pascal"):
 
 
 _encoder = msgspec.json.Encoder()
+_decoder = json.JSONDecoder()
+_SPACES = {mark: re.compile(rf"[ \t\r\n]*{mark}[ \t\r\n]*") for mark in ("", ":", ",")}
 _STATUS_REPORTS = 2
 PUSH_START, PUSH_END = b'{"MsgType":2,"Data":[', b"]}"
 """What stands around the receipts in the provider's own format."""
@@ -114,16 +116,42 @@ def understood(body_format: BodyFormat, answer: Answer) -> Answer:
     """The answer as the body's format means it.
 
     A receiver of the provider's pushes acknowledges with ``{"code":0}`` and says no with another code, under status
-    200 all the same. So in that format a 2xx whose body is an object with another ``code`` is a failure. Any other
-    2xx accepts, as in the standard format: the provider itself documents no more than the code.
+    200 all the same. So in that format a 2xx whose body is an object with another ``code`` is a failure; so is one that
+    goes on where no more of it is read, and had no code until then. Any other 2xx accepts, as in the standard format:
+    the provider itself documents no more than the code.
     """
     if body_format is not BodyFormat.USMS or answer.failure is not None or not answer.body:
         return answer
-    try:
-        body: object = json.loads(answer.body)
-    except (ValueError, RecursionError):
+    text = answer.body.decode(errors="replace").strip()
+    code = _code_in(text)
+    if code is None and text.startswith("{") and len(answer.body) >= READ_BODY:
+        error = f"answered with more than {READ_BODY} bytes, and no code in them"
+    elif code is None or str(code[0]) == "0":
         return answer
-    if not isinstance(body, dict) or str(body.get("code", 0)) == "0":
-        return answer
-    error = f"answered with code {body['code']!r:.40} instead of 0"
+    else:
+        error = f"answered with code {code[0]!r:.40} instead of 0"
     return msgspec.structs.replace(answer, failure=Failure.REFUSED, error=error)
+
+
+def _code_in(text: str) -> tuple[object] | None:
+    """The ``code`` of a JSON object, of which the end may be missing; None where there is none so far."""
+    if not text.startswith("{"):
+        return None
+    at = 1
+    while True:
+        try:
+            name, at = _decoder.raw_decode(text, _after(text, at, ""))
+            value, at = _decoder.raw_decode(text, _after(text, at, ":"))
+            if name == "code":
+                return (value,)
+            at = _after(text, at, ",")
+        except (ValueError, RecursionError):
+            return None
+
+
+def _after(text: str, at: int, mark: str) -> int:
+    """The place behind white space, a mark and white space; raises ValueError where there is none."""
+    found = _SPACES[mark].match(text, at)
+    if found is None:
+        raise ValueError(mark)
+    return found.end()

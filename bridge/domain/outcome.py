@@ -40,11 +40,15 @@ class Wish(StrEnum):
     DISABLE = "disable"
 
 
+READ_BODY = 4_096
+"""Bytes of an answer's body after which reading stops."""
+
+
 class Answer(msgspec.Struct, frozen=True, gc=False):
     """What came back of one POST.
 
     ``status`` is the HTTP status, 0 where none came. ``failure`` is None where an answer was read, whatever its
-    status. ``error`` is one short line for people; ``body`` at most the first 1 kB, undecoded; ``elapsed_ms`` wall
+    status. ``error`` is one short line for people; ``body`` at most the first READ_BODY, undecoded; ``elapsed_ms`` wall
     clock from the start of the attempt. ``wish`` and ``retry_after`` (the header as it came, cut) are read only of
     answers that are no 2xx.
     """

@@ -6,6 +6,7 @@ import msgspec
 
 from bridge.domain import events
 from bridge.domain.breaker import BreakerPolicy
+from bridge.domain.deliveries import KEPT_BODY
 from bridge.store import keys
 from bridge.wiring import Bridge
 from tests.delivery.slices import QUICK, Receiver, drain, publish, run, subscribe
@@ -28,6 +29,15 @@ def test_each_failed_attempt_is_noted_with_what_was_answered(bridge: Bridge, par
         (events.event_id("default", record), 500, "HTTP 500", b"\x1b[2J", events.phone_tag(record.phone))
     }
     assert "1850" not in str(noted), "a phone is in what was noted"
+
+
+def test_of_a_long_answer_its_head_is_kept(bridge: Bridge, parts: Parts) -> None:
+    long = b"HTTP/1.1 500 Oops\r\nContent-Length: 3000\r\n\r\n" + b"x" * 3_000
+    with serving(answering(long)) as server:
+        name = subscribe(bridge, server.url)
+        publish(parts, name, sessions=1)
+        drain(bridge, msgspec.structs.replace(QUICK, retry_ms=(1,)))
+    assert {one.body for one in bridge.attempts.newest(name)} == {b"x" * KEPT_BODY}
 
 
 def test_notes_are_written_together(bridge: Bridge, parts: Parts) -> None:

@@ -8,9 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bridge.delivery.transfer import KEEP_BODY
 from bridge.delivery.transport import Transport
-from bridge.domain.outcome import LONGEST_WAIT_MS, Answer, Failure, Verdict, Wish, judge
+from bridge.domain.outcome import LONGEST_WAIT_MS, READ_BODY, Answer, Failure, Verdict, Wish, judge
 from tests.delivery.posting import LOOPBACK, PATIENT_MS, post
 from tests.examples import examples
 from tests.hostile import Says, Server, serving
@@ -69,7 +68,7 @@ def test_any_bytes_are_an_answer_that_can_be_judged(
     assert answer.failure is not Failure.INTERNAL
     assert answer.failure is not Failure.TIMEOUT, "it hung up: there is nothing to wait for"
     assert answer.elapsed_ms < PATIENT_MS
-    assert len(answer.body) <= KEEP_BODY
+    assert len(answer.body) <= READ_BODY
     assert answer.error.isprintable()
     assert bool(answer.error) == (answer.failure is not None)
     if answer.failure is None:

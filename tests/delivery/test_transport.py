@@ -11,9 +11,8 @@ from bridge.delivery import libcurl, transfer
 from bridge.delivery import transport as transport_module
 from bridge.delivery.guard import Target, UrlPolicy, address_refusal
 from bridge.delivery.libcurl import failure_of, pycurl
-from bridge.delivery.transfer import KEEP_BODY
 from bridge.delivery.transport import Request, Transport
-from bridge.domain.outcome import Failure, Wish
+from bridge.domain.outcome import READ_BODY, Failure, Wish
 from tests.delivery.posting import LOOPBACK, PATIENT_MS, post, request, run
 from tests.hostile import (
     NO_CONTENT,
@@ -52,10 +51,10 @@ def test_a_204_is_an_answer_and_the_request_arrives_as_given(transport: Transpor
     assert sorted(names) == ["accept", "content-length", "content-type", "host", "webhook-id"]
 
 
-def test_a_body_is_kept_up_to_one_kilobyte(transport: Transport) -> None:
-    with serving(answering(ok(b'{"code":0}'), ok(b"x" * KEEP_BODY), ok(b"y" * 2000), ok())) as server:
+def test_a_body_is_handed_on_as_far_as_it_is_read(transport: Transport) -> None:
+    with serving(answering(ok(b'{"code":0}'), ok(b"x" * 2_000), ok(b"y" * READ_BODY), ok())) as server:
         bodies = [post(transport, server.url).body for _ in range(4)]
-    assert bodies == [b'{"code":0}', b"x" * KEEP_BODY, b"y" * KEEP_BODY, b""]
+    assert bodies == [b'{"code":0}', b"x" * 2_000, b"y" * READ_BODY, b""]
     assert server.connections == 1
 
 
@@ -70,13 +69,13 @@ def test_an_endless_body_is_cut_and_its_status_stands(transport: Transport, stat
     with serving(flooding(b"HTTP/1.1 %d x\r\n\r\n" % status, b"z" * 10_000)) as server:
         answer = post(transport, server.url)
     assert (answer.status, answer.failure, answer.error) == (status, None, "")
-    assert answer.body == b"z" * KEEP_BODY
+    assert answer.body == b"z" * READ_BODY
 
 
 def test_a_long_body_with_its_length_announced_is_cut_too(transport: Transport) -> None:
     with serving(answering(ok(b"z" * 5_000_000))) as server:
         answer = post(transport, server.url)
-    assert (answer.status, answer.failure, len(answer.body)) == (200, None, KEEP_BODY)
+    assert (answer.status, answer.failure, len(answer.body)) == (200, None, READ_BODY)
 
 
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
@@ -263,7 +262,7 @@ def test_a_gzip_bomb_stays_packed(transport: Transport) -> None:
     bomb = gzip.compress(b"\0" * 1_000_000)
     with serving(answering(ok(bomb, "Content-Encoding: gzip"))) as server:
         answer = post(transport, server.url)
-    assert (answer.status, answer.body) == (200, bomb[:KEEP_BODY])
+    assert (answer.status, answer.body) == (200, bomb[:READ_BODY])
     assert b"accept-encoding" not in server.requests[0][0].lower()
 
 

@@ -82,7 +82,11 @@ def test_who_has_news_of_a_session_while_it_is_polled_has_it_polled_again(parts:
     """
     track(parts, "s1", phone_count=phone_count)
     provider = Scripted({"s1": [receipt()]})
-    provider.meanwhile = lambda: parts.pushes.hint("default", ["s1"])
+
+    def push() -> None:
+        parts.pushes.hint("default", ["s1"])
+
+    provider.meanwhile = push
     polling = poller(parts, provider)
     assert polling.step("default").polled == 1
     assert (parts.sessions.due_ms("default", "s1") or HOUR_MS**2) <= parts.now_ms()

@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bridge.domain.erasure import Cleaned, is_in, tombstone, without_erased, without_phone, without_phone_in
-from bridge.domain.status import OPEN_SESSION_AGES_MS, Key, PhoneState, SessionState, is_complete, track
+from bridge.domain.receipts import Receipt
+from bridge.domain.status import OPEN_SESSION_AGES_MS, Key, PhoneState, SessionState, is_complete, track, transition
 from bridge.domain.tracking import SessionRequest
 
 HERS, HIS = "(86)18500000001", "(86)18500000002"
@@ -68,6 +69,13 @@ def test_one_that_is_listed_after_it_was_erased_is_not_waited_for() -> None:
     after = without_erased(listed, {HERE})
     assert after == session(awaiting=((HIS, None),), expected_count=1)
     assert without_erased(after, {HERE, OTHER}) == after
+
+
+def test_what_was_counted_out_stays_so() -> None:
+    before = without_erased(session(expected_count=2), {HERE})
+    for receipts in ((), (Receipt(HIS, "u", "Success", "DELIVRD", "", 7, 1),)):
+        after = transition(before, receipts, 10, 10**9).state
+        assert (after.expected_count, after.erased_count) == (1, 1)
 
 
 def test_a_later_word_of_the_sender_counts_whole() -> None:

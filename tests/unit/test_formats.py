@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from bridge.domain.events import Record, event_id, pack, record_of_test, render, unpack
 from bridge.domain.formats import hashed, masked, renderer, understood
-from bridge.domain.outcome import Answer, Failure
+from bridge.domain.outcome import READ_BODY, Answer, Failure
 from bridge.domain.receipts import normalise_phone
 from bridge.domain.subscriptions import (
     BodyFormat,
@@ -182,6 +182,32 @@ def answered(status: int, body: bytes = b"", failure: Failure | None = None) -> 
 )
 def test_a_push_is_acknowledged_by_code_0_or_by_any_2xx_that_has_no_other_code(body: bytes) -> None:
     assert understood(BodyFormat.USMS, answered(200, body)) == answered(200, body)
+
+
+LONG = b"x" * 5_000
+
+
+@pytest.mark.parametrize(
+    "body", [b'{"code":0,"msg":"' + LONG, b'{ "a" : [{}] ,\n"code" : "0" , "b":"' + LONG, LONG, b"[" * 5_000]
+)
+def test_of_a_long_answer_what_was_read_counts(body: bytes) -> None:
+    read = answered(200, body[:READ_BODY])
+    assert understood(BodyFormat.USMS, read) == read
+
+
+@pytest.mark.parametrize(
+    ("body", "says"),
+    [
+        (b'{"code":500,"message":"' + LONG, "answered with code 500 instead of 0"),
+        (b'{"data":{"code":0},"code":7,"message":"' + LONG, "answered with code 7 instead of 0"),
+        (b'{"message":"' + LONG + b'","code":500}', "answered with more than 4096 bytes, and no code in them"),
+        (b'{"a":' * 2_000, "answered with more than 4096 bytes, and no code in them"),
+    ],
+)
+def test_a_refusal_is_one_however_long_it_is(body: bytes, says: str) -> None:
+    """Fault: with a stack trace in it, it was cut off after a kilobyte, was no JSON then, and counted as accepted."""
+    heard = understood(BodyFormat.USMS, answered(200, body[:READ_BODY]))
+    assert (heard.failure, heard.error) == (Failure.REFUSED, says)
 
 
 @pytest.mark.parametrize("body", [b'{"code":1}', b'{"code":"E7"}', b'{"code":null}', b'{"code":-1}', b'{"code":[]}'])
