@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from typing import Any
 
 from celery import Celery, Task
 from celery.exceptions import Reject
-from celery.signals import worker_shutting_down
+from celery.signals import celeryd_init, worker_shutting_down
 
 from bridge.domain.tracking import is_account
 from bridge.errors import BridgeError
@@ -38,15 +39,19 @@ def _send(name: str, args: tuple[str, ...]) -> None:
 
 
 class _Processes:
-    """The process that this code runs in: a forked pool worker must not use its parent's connections."""
+    """The process that this code runs in: a forked pool worker must not use its parent's connections.
+
+    ``most_polls`` may run at once in each.
+    """
 
     def __init__(self) -> None:
+        self.most_polls = 1
         self._by_pid: dict[int, Process] = {}
         # Made before any pool process is: those share it.
         self._stopping = StopSignal()
 
     def current(self) -> Process:
-        return self._by_pid.setdefault(os.getpid(), Process(_send, self._stopping))
+        return self._by_pid.setdefault(os.getpid(), Process(_send, self._stopping, self.most_polls))
 
     def stop(self) -> None:
         """Have tasks end early, those of pool processes too."""
@@ -54,6 +59,12 @@ class _Processes:
 
 
 processes = _Processes()
+
+
+@celeryd_init.connect
+def _share_threads(options: Mapping[str, Any], **_details: object) -> None:
+    """Of a worker's threads polls leave three: for tracking, a tick, and a slice of delivery."""
+    processes.most_polls = max(1, (options.get("concurrency") or 0) - 3)
 
 
 # shared=False: another Celery app in the same process is not given ours.

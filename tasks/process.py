@@ -7,7 +7,7 @@ import random
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import cached_property, partial
-from threading import Event
+from threading import BoundedSemaphore, Event
 from time import monotonic
 
 import msgspec
@@ -35,6 +35,7 @@ _log = get_logger(__name__)
 _POLL_BUDGET_S = 15.0
 _OVERDUE_BUDGET_S = 20.0
 _WAKE_MS = 2_000
+_NO_PLACE_MS = 500
 _POLL_WAKE_MS = 3_000
 """A run says each second that it goes on; one that was killed is not waited for any longer."""
 _EXPIRE_AT_ONCE = 1_000
@@ -51,12 +52,17 @@ Send = Callable[[str, tuple[str, ...]], None]
 
 
 class Process:
-    """What the tasks of one worker process share. ``stop`` makes its long tasks end early."""
+    """What the tasks of one worker process share. ``stop`` makes its long tasks end early.
 
-    def __init__(self, send: Send, stopping: StopSignal | None = None) -> None:
+    ``most_polls`` run at once: a poll may wait for a provider that hangs, and there is one for each account; they leave
+    threads for what else there is to do.
+    """
+
+    def __init__(self, send: Send, stopping: StopSignal | None = None, most_polls: int = 5) -> None:
         self._send = send
         self._stopping = stopping or StopSignal()
         self._watch = StoreWatch()
+        self._places = BoundedSemaphore(most_polls)
         self._seen_results: set[str] = set()
         self._complaints: dict[tuple[str, str], float] = {}
 
@@ -156,7 +162,19 @@ class Process:
     # bridge.poll
 
     def poll(self, account: str) -> None:
-        """Poll an account's due sessions until none is left, or the task's time is over."""
+        """Poll an account's due sessions until none is left, or the task's time is over.
+
+        Where as many polls run as may, the tick asks for it again.
+        """
+        if not self._places.acquire(blocking=False):
+            self.bridge.wakes.keep(f"poll:{account}", _NO_PLACE_MS)
+            return
+        try:
+            self._poll(account)
+        finally:
+            self._places.release()
+
+    def _poll(self, account: str) -> None:
         bridge = self.bridge
         wake = f"poll:{account}"
         if bridge.memory.is_short():

@@ -15,7 +15,7 @@ from bridge.domain.policy import DeliveryPolicy
 from bridge.domain.subscriptions import Subscription
 from bridge.errors import SecretsUnreadable
 
-MAX_QUEUES = 64
+MAX_QUEUES = 256
 _DUE_AT_ONCE = 128
 _ASK_AGAIN_MS = 50
 """How soon to ask again for a queue that another slice holds: what comes in between waits for as long."""
@@ -25,7 +25,8 @@ _HASTEN_FOR_MS = 4
 for a second, and neither it nor this slice is to keep others waiting for so long.
 """
 _PATIENCE_MS = 1_000
-"""How long a slice leaves a second part of a subscription to others, before it serves that too."""
+"""How long a slice leaves a second part of a subscription to others, before it serves that too; and how often it asks
+for another slice, where more queues are due than it holds."""
 
 
 class Intake:
@@ -63,6 +64,7 @@ class Intake:
         self._hosts: dict[str, Host] = {}
         self._not_before_ms: dict[tuple[str, int], int] = {}
         self._unserved_ms: dict[Part, int] = {}
+        self._helped_ms = 0
         self.queues: dict[Part, HeldQueue] = {}
         self.unsettled = 0
 
@@ -88,8 +90,9 @@ class Intake:
         """
         if self._claim is None:
             if self._due is None:
-                # Those that may not be asked for yet stand first, as the longest due: they must not hide the others.
-                limit = _DUE_AT_ONCE + len(self._not_before_ms)
+                # Those that may not be asked for yet, and those held of which no more is taken, stand first, as the
+                # longest due: they must not hide the others.
+                limit = _DUE_AT_ONCE + len(self._not_before_ms) + len(self.queues)
                 self._due = self._looks.due(now_ms, limit)
             if aside and not self._due.done():
                 return 0
@@ -127,7 +130,7 @@ class Intake:
                 of = cut.get(name) or self._partitions(name)
                 groups.setdefault(Part(name, shard % of, of), []).append(shard)
         if accept_new:
-            self._hold(self._new(groups, cut, now_ms)[: MAX_QUEUES - len(self.queues)], now_ms)
+            self._take_on(self._new(groups, cut, now_ms), now_ms)
         else:
             self._unserved_ms.clear()  # whoever looks for new queues now sees to them
         wanted = []
@@ -138,6 +141,14 @@ class Intake:
                 share = -(-room // len(group))
                 wanted += [Wanted(part, queue.subscription.account, shard, share) for shard in group]
         return wanted
+
+    def _take_on(self, new: Sequence[Part], now_ms: int) -> None:
+        """Hold as many as there are places for; for the others somebody else is asked."""
+        places = MAX_QUEUES - len(self.queues)
+        if len(new) > places and now_ms - self._helped_ms >= _PATIENCE_MS:
+            self._helped_ms = now_ms
+            self._call_help()
+        self._hold(new[:places], now_ms)
 
     def _partitions(self, name: str) -> int:
         known = self._subscriptions.get(name)

@@ -51,6 +51,8 @@ _MOST_BYTES = 32_000_000
 _SHARE = 8
 """A queue may have one part in so many of what is free under way: with little free it is little, for each alike. So
 many receivers that hang leave room for those that do not, and one that is alone has all that it may."""
+_FOR_NEW = 32
+"""Places under way that are never free for a second attempt of any queue: each has one, and so has who comes next."""
 
 
 class Attempted(msgspec.Struct, frozen=True, kw_only=True):
@@ -192,15 +194,16 @@ class Slice:
     def _start(self) -> None:
         """Start what is ready, in turns, so that a long queue does not keep a short one waiting."""
         waiting = len(self._turns)
+        kept = max(_FOR_NEW, sum(bool(queue.ready) and not queue.in_flight for queue in self._turns))
         while waiting and self._transport.in_flight < MAX_IN_FLIGHT and self._bytes < _MOST_BYTES:
             queue = self._turns[0]
             self._turns.rotate(-1)
             # By the time of each turn: the store may have been waited for, or this process have stood still, for
             # longer than what is ready is leased.
-            waiting = len(self._turns) if self._serve(queue, self._clock.now_ms()) else waiting - 1
+            waiting = len(self._turns) if self._serve(queue, self._clock.now_ms(), kept) else waiting - 1
 
-    def _serve(self, queue: HeldQueue, now_ms: int) -> int:
-        share = max(1, (MAX_IN_FLIGHT - self._transport.in_flight) // _SHARE)
+    def _serve(self, queue: HeldQueue, now_ms: int, kept: int) -> int:
+        share = max(1, (MAX_IN_FLIGHT - kept - self._transport.in_flight) // _SHARE)
         for started in range(_TURN):
             ready = queue.next(now_ms, share)
             if ready is None:

@@ -175,6 +175,11 @@ class HeldQueue:
         if self._interval_ms:
             if self._next_ms > now_ms:
                 return None
+            # What has waited for longer than it is leased takes no turn: it would be one for nothing.
+            while self.ready and not self.is_in_time(self.ready[0], now_ms):
+                self.hand_back(self.ready.popleft(), now_ms)
+            if not self.ready:
+                return None
             self._next_ms = max(self._next_ms, now_ms - _CATCH_UP_MS) + self._interval_ms
         self._is_probing = self.health.is_open
         return self.ready.popleft()

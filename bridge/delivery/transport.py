@@ -27,7 +27,7 @@ _LOOK_MS = 50  # the longest wait while anything is in flight, should libcurl ev
 _STOOD_STILL_S = 0.06  # without a look for so long, the caller was held up: answers may have come that nobody read
 _LOOK_RESOLVING_MS = 5  # libcurl's resolver threads wake nothing that pycurl can wait for: look this often meanwhile
 _LARGE_BODY = 16_384  # bytes; above it a body may take several writes, and is not kept by an idle handle
-_MOST_IDENTITIES = 64  # whose connections are kept; as many as queues are held at once
+_MOST_IDENTITIES = 256  # whose connections are kept; as many as queues are held at once
 
 
 class Request(msgspec.Struct, frozen=True):

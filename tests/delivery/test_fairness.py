@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import ExitStack
 
 import msgspec
 import pytest
 
-from bridge.delivery import queue
+from bridge.delivery import intake, queue
 from bridge.domain.commits import Due, Write
 from bridge.wiring import Bridge
 from tests.delivery.slices import QUICK, Receiver, Running, hanging, publish, run, subscribe
@@ -60,6 +61,44 @@ def test_an_account_with_many_subscriptions_does_not_starve_another(bridge: Brid
             log.write("quiet", entry("quiet", to=[name]), account="quiet")
             until(lambda: len(well.accepted) == 1)
             assert len(many.arrivals) < 80 * 100, "and not after all of the other's"
+
+
+def test_a_healthy_receiver_does_not_wait_for_two_hundred_that_hang(bridge: Bridge, log: Parts) -> None:
+    """Fault: a slice held 64 queues. When all of those hung, the next one waited until the slice's time was over.
+
+    Nor was there a place under way for it: the first of them took all, and the last of them not one.
+    """
+    stuck, well = hanging(), Receiver()
+    with serving(well) as other, ExitStack() as stack:
+        hosts = [stack.enter_context(serving(stuck)) for _ in range(4)]
+        names = [bridge.subscribe(f"{hosts[n % 4].url}/{n}", account=f"busy{n % 4}")[0].id for n in range(200)]
+        for number in range(12):
+            for account in range(4):
+                no = f"busy{account}-{number}"
+                log.write(no, entry(no, to=names[account::4]), account=f"busy{account}")
+        with Running(bridge, policy(timeout_ms=15_000)) as running:
+            until(lambda: sum(host.connections for host in hosts) >= len(names))
+            name = bridge.subscribe(other.url, account="quiet")[0].id
+            log.write("quiet", entry("quiet", to=[name]), account="quiet")
+            until(lambda: len(well.accepted) == 1)
+            assert running.around.attempts == [], "none of those that hang was given up"
+            stack.close()  # they hang up: the slice would wait for them
+
+
+def test_for_more_queues_than_it_holds_a_slice_calls_help(
+    bridge: Bridge, log: Parts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(intake, "MAX_QUEUES", 3)
+    stuck = hanging()
+    with ExitStack() as stack:
+        server = stack.enter_context(serving(stuck))
+        publish(log, *(subscribe(bridge, f"{server.url}/{number}") for number in range(3)), sessions=2)
+        with Running(bridge, policy(timeout_ms=15_000)) as running:
+            until(lambda: len(stuck.arrivals) == 6)
+            assert running.around.asked_for_help == 0
+            publish(log, subscribe(bridge, f"{server.url}/3"), sessions=2)
+            until(lambda: running.around.asked_for_help > 0)
+            stack.close()
 
 
 def test_a_host_gets_only_so_many_connections_however_many_subscriptions_name_it(

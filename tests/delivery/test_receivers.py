@@ -240,6 +240,20 @@ def test_a_rate_holds_over_slices(bridge: Bridge, log: Parts) -> None:
     assert max(one.at for one in receiver.arrivals) - began >= (40 - 1 - 4) / 40 * 0.98
 
 
+def test_a_rate_that_is_slower_than_leases_last_is_kept_all_the_same(bridge: Bridge, log: Parts) -> None:
+    """Fault: what is claimed waits an interval for its turn. Where that is longer than its lease, each turn was spent
+    on finding that out, and next to nothing was sent.
+    """
+    receiver = Receiver()
+    quick = policy(timeout_ms=200)  # leased for 600 ms, of which the attempt may need 200
+    with serving(receiver) as server:
+        name = bridge.subscribe(server.url, limited=lambda one: msgspec.structs.replace(one, rate=1.5))[0].id
+        publish(log, name, sessions=6)
+        drain(bridge, quick, within_s=20)
+    assert len(receiver.arrivals) == 6
+    log.assert_index_is_right()
+
+
 def test_limits_of_its_own_count_instead_of_the_bridges(bridge: Bridge, log: Parts) -> None:
     receiver = Receiver(refuses=lambda number: number < 4, takes_s=0.01)
     own: dict[str, object] = {"concurrency": 2, "retry_ms": ()}

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Event
 
 import msgspec
 import pytest
 import structlog
 from celery.exceptions import Reject
+from celery.signals import celeryd_init
 from hypothesis import given
 from hypothesis import strategies as st
 from kombu.exceptions import OperationalError
@@ -429,6 +432,42 @@ def test_a_poll_that_fails_leaves_nobody_asleep(desk: Desk, log: Parts) -> None:
     with pytest.raises(StoreUnreachable):
         desk.process.poll("default")
     assert desk.bridge.wakes.take("poll:default", 1)
+
+
+def test_polls_that_wait_for_a_provider_leave_threads_to_others(desk: Desk, log: Parts) -> None:
+    """Fault: a provider that hung, with as many accounts as a worker has threads, kept all of them for half a minute:
+    nothing was delivered, tracked or woken meanwhile.
+    """
+    process = Process(lambda name, args: desk.sent.append((name, args)), most_polls=1)
+    process.__dict__["bridge"] = desk.bridge
+    asked, answer = Event(), Event()
+
+    def hang() -> None:
+        asked.set()
+        assert answer.wait(30)
+
+    desk.provider.meanwhile = hang
+    log.write("s1", due=1)
+    log.write("s2", due=1, account="shop")
+    with ThreadPoolExecutor(1) as pool:
+        first = pool.submit(process.poll, "default")
+        assert asked.wait(30)
+        process.poll("shop")
+        assert desk.provider.asked == [["s1"]], "there is no place for it"
+        assert not desk.bridge.wakes.take("poll:shop", 1), "and nobody asks again at once"
+        answer.set()
+        first.result(30)
+    process.poll("shop")
+    assert desk.provider.asked == [["s1"], ["s2"]]
+
+
+@pytest.mark.parametrize(("concurrency", "most"), [(3, 1), (4, 1), (8, 5), (None, 1)])
+def test_a_workers_polls_leave_three_of_its_threads(
+    concurrency: int | None, most: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tasks.app.processes, "most_polls", 7)
+    celeryd_init.send(sender="worker", instance=None, conf=tasks.app.app.conf, options={"concurrency": concurrency})
+    assert tasks.app.processes.most_polls == most
 
 
 def test_a_worker_that_is_to_end_hands_its_account_on(desk: Desk, log: Parts) -> None:
