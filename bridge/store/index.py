@@ -193,6 +193,10 @@ class Clock:
 
     The server is asked again every 10 s. Claims tell its time too, but a clock that is behind sees nothing due and
     claims nothing: after the machine slept, or the server's clock was set, it would stay behind.
+
+    What a reply says is of a time before it arrived, and that may be seconds ago: while a master is replaced, or where
+    the caller had other things to do. So a claim's time only ever sets the clock forward, and an answer sets it back by
+    more than it took alone.
     """
 
     def __init__(self, client: Client, ticking: Callable[[], float] = monotonic) -> None:
@@ -205,13 +209,27 @@ class Clock:
         """Unix milliseconds, as the server counts them."""
         ticked = self._ticking()
         noted = self._noted
-        if noted is None or ticked - noted[0] > _CLOCK_KEPT_S:
-            (reply,) = self._client.commands([["TIME"]])
-            seconds, micros = cast("Sequence[bytes]", reply)
-            ticked = self._ticking()
-            noted = self._noted = (ticked, int(seconds) * 1000 + int(micros) // 1000)
-        return noted[1] + int((ticked - noted[0]) * 1000)
+        if noted is not None and ticked - noted[0] <= _CLOCK_KEPT_S:
+            return _carried(noted, ticked)
+        return self._ask(ticked)
+
+    def _ask(self, began: float) -> int:
+        (reply,) = self._client.commands([["TIME"]])
+        ended = self._ticking()
+        seconds, micros = cast("Sequence[bytes]", reply)
+        now_ms = int(seconds) * 1000 + int(micros) // 1000
+        noted = self._noted
+        if noted is not None and 0 < _carried(noted, ended) - now_ms <= (ended - began) * 1000:
+            now_ms = _carried(noted, ended)
+        self._noted = ended, now_ms
+        return now_ms
 
     def note(self, now_ms: int) -> None:
-        """Set the clock by a time that the server has just given."""
-        self._noted = (self._ticking(), now_ms)
+        """Set the clock by a time that the server gave a while ago."""
+        ticked, noted = self._ticking(), self._noted
+        if noted is None or now_ms > _carried(noted, ticked):
+            self._noted = ticked, now_ms
+
+
+def _carried(noted: tuple[float, int], ticked: float) -> int:
+    return noted[1] + int((ticked - noted[0]) * 1000)

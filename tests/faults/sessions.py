@@ -66,7 +66,8 @@ def _miscounted(evidence: Evidence, heard: Heard) -> str:
     said: Counter[str] = Counter()
     for key, words in evidence.words.items():
         if key[0] == data["session_no"]:
-            said.update({word.status for word in words if word.at_ms <= heard.observed_ms + _JUST_NOW_MS})
+            # By when it was received: the bridge's clock is read over the network, and behind by what that took.
+            said.update({word.status for word in words if word.at_ms <= heard.post.at_ms + _JUST_NOW_MS})
     wrong = {status for status, count in counts.items() if status != "no_receipt" and count > said[status]}
     return f"more are {', '.join(sorted(wrong))} than the provider had said" if wrong else ""
 

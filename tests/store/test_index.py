@@ -137,9 +137,35 @@ def test_the_clock_goes_on_by_itself_and_asks_now_and_then(parts: Parts) -> None
     ticked[0] += 9.5
     assert clock.now_ms() == first + 9_500
     assert parts.client.round_trips == trips
-    clock.note(123_456)
+    clock.note(first + 20_000)
     ticked[0] += 0.25
-    assert clock.now_ms() == 123_706
+    assert clock.now_ms() == first + 20_250
+
+
+def test_a_time_that_was_long_on_its_way_sets_no_clock_back(parts: Parts, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fault: while a master was replaced a reply was heard seconds after it had been given. From then on events were
+    said to have been observed before the provider had said anything of them.
+    """
+    ticked = [1_000.0]
+    clock = Clock(parts.client, lambda: ticked[0])
+    now_ms = clock.now_ms()
+    clock.note(now_ms - 2_400)
+    assert clock.now_ms() == now_ms
+
+    answers: list[tuple[float, int]] = []
+
+    def late(_asked: object) -> list[object]:
+        took_s, says_ms = answers.pop(0)
+        ticked[0] += took_s
+        return [[str(says_ms // 1_000).encode(), str(says_ms % 1_000 * 1_000).encode()]]
+
+    monkeypatch.setattr(parts.client, "commands", late)
+    ticked[0] += 11
+    answers.append((2.5, now_ms + 11_100))  # given at once, and 2.4 s on its way
+    assert clock.now_ms() == now_ms + 13_500
+    ticked[0] += 11
+    answers.append((0.1, now_ms + 20_000))  # the server's clock was set back by more than that took
+    assert clock.now_ms() == now_ms + 20_000
 
 
 @pytest.mark.parametrize("off_ms", [-3_600_000, 3_600_000])
