@@ -20,9 +20,6 @@ from tests.mutation.__main__ import KILLED, SURVIVED, TIMED_OUT, UNTESTED
 CHOICE = "MUTANT_UNDER_TEST"
 """The variable of mutmut's that says which mutant is called: none, ``stats`` notes what a test reaches, or a name."""
 
-LEFT_OUT = "not cost_no_more_than"
-"""A test of speed, which mutmut's own indirection fails."""
-
 TESTS = [
     *(
         "batches",
@@ -134,7 +131,7 @@ def main(todo: str, done: str, workers: str) -> int:
     paths = [path for name in TESTS if (path := Path("tests", "unit", f"test_{name}.py")).exists()]
     # What a failure looks like is for nobody, and takes longer than most tests.
     quick = ["-q", "-n", "0", "--assert", "plain", "--tb", "native", "-W", "ignore"]
-    options = [*quick, "-p", "no:randomly", "-p", "no:cacheprovider", "-k", LEFT_OUT]
+    options = [*quick, "-p", "no:randomly", "-p", "no:cacheprovider"]
     with Path(done).open("a") as noted:
         mutants = Mutants(Path(todo).read_text().split(), noted, int(workers))
         return int(pytest.main([*options, *map(str, paths)], plugins=[mutants]))

@@ -93,7 +93,7 @@ class Sessions(Upkeep):
         for _ in range(1 + again):
             said = self.commit_both(writes, versions, twins)
             if how == "under an old registry":
-                assert set(said.values()) == {CommitResult.STALE_REGISTRY}
+                assert set(said.values()) == {CommitResult.STALE_REGISTRY}, "an old registry writes nothing"
 
     def _writes(self, name: str, read: Read, phones: list[str], times: Times) -> tuple[Write, Write]:
         due, expires, watch, leased = times
@@ -155,14 +155,16 @@ class Sessions(Upkeep):
     @rule()
     def count(self) -> None:
         now_ms = self.parts.now_ms()
-        assert self.parts.sessions.due_counts(ACCOUNT, now_ms) == self.sessions.due_counts(ACCOUNT, self.now)
+        counted = self.parts.sessions.due_counts(ACCOUNT, now_ms)
+        assert counted == self.sessions.due_counts(ACCOUNT, self.now), "as many are due"
 
     # what others do
 
     @rule(names=NAMES, again=AGAIN)
     def hasten(self, names: list[str], again: bool) -> None:
         for _ in range(1 + again):
-            assert self.parts.sessions.poll_now(ACCOUNT, names) == self.sessions.poll_now(ACCOUNT, names)
+            found = self.parts.sessions.poll_now(ACCOUNT, names)
+            assert found == self.sessions.poll_now(ACCOUNT, names), "who there is to be polled"
 
     @rule(names=NAMES)
     def hint(self, names: list[str]) -> None:
@@ -175,7 +177,8 @@ class Sessions(Upkeep):
     @rule(names=NAMES, again=AGAIN)
     def forget(self, names: list[str], again: bool) -> None:
         for _ in range(1 + again):
-            assert self.parts.sessions.forget(ACCOUNT, names) == self.sessions.forget(ACCOUNT, names)
+            gone = self.parts.sessions.forget(ACCOUNT, names)
+            assert gone == self.sessions.forget(ACCOUNT, names), "who there is to be forgotten"
 
     @rule(ahead=SOME)
     def expire(self, ahead: int) -> None:
