@@ -13,6 +13,7 @@ from bridge.store import keys
 from bridge.store.client import Argument, Call, Client
 
 _TRIES = 20
+_IN_EACH_SHARD = (keys.log, keys.begin, keys.erased, keys.hinted, keys.damaged)
 _packer = msgspec.msgpack.Encoder()
 _unpacker = msgspec.msgpack.Decoder(Account)
 
@@ -88,7 +89,7 @@ class AccountStore:
         everywhere = [keys.account, keys.callbacks, keys.rejected, keys.rate, keys.pushes]
         commands: list[list[Argument]] = [["UNLINK", make(name)] for make in everywhere]
         for shard in range(shards):
-            commands += [["UNLINK", make(shard, name)] for make in (keys.log, keys.erased, keys.hinted, keys.damaged)]
+            commands += [["UNLINK", make(shard, name)] for make in _IN_EACH_SHARD]
             (members,) = self._client.commands([["ZRANGE", keys.watches(shard), 0, -1]])
             for member in cast("list[bytes]", members):
                 owner, _, at_ms = member.decode().rpartition(":")
