@@ -20,6 +20,7 @@ from bridge.domain.outcome import Verdict
 from bridge.domain.receipts import Receipt
 from bridge.domain.subscriptions import Subscription
 from bridge.domain.tracking import parse_items
+from bridge.store import keys
 from bridge.wiring import Bridge
 
 ONE, TWO, THREE, FOUR = "(86)18500000001", "(86)18500000002", "(86)18500000003", "(86)18500000004"
@@ -66,7 +67,10 @@ def track(bridge: Bridge, *items: object, account: str = DEFAULT_ACCOUNT) -> Non
 
 
 def answer(bridge: Bridge, session_no: str, *receipts: Receipt, account: str = DEFAULT_ACCOUNT) -> None:
-    """Apply an answer of the provider as a poll does."""
+    """Apply an answer of the provider as a poll does that has leased the session, where it was due at some time."""
+    shard = keys.shard_of(session_no, bridge.settings.shards)
+    lease_end = f"{bridge.clock.now_ms() + 60_000}.5"
+    bridge.client.commands([["ZADD", keys.due(shard, account), "XX", lease_end, session_no]])
     stored = bridge.sessions.read(account, [session_no])
     bridge.recorder.record(account, stored, {session_no: list(receipts)})
 
