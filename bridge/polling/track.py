@@ -10,7 +10,7 @@ from bridge.domain.commits import CommitResult, Due, Stored, Write
 from bridge.domain.policy import PollPolicy
 from bridge.domain.schedule import first_poll_ms
 from bridge.domain.session_events import watched_until_ms
-from bridge.domain.status import track
+from bridge.domain.status import is_complete, track
 from bridge.domain.tracking import SessionRequest
 from bridge.errors import BridgeError
 from bridge.polling.ports import Clock, Sessions
@@ -101,6 +101,9 @@ class Tracker:
         elif stored.state is None:
             state = msgspec.structs.replace(state, origin=origin)
             due = first_poll_ms(state, self._policy.ages_ms, now_ms, self._chance())
+        elif is_complete(state, now_ms):
+            # By what is expected of it now; its next poll may be hours away.
+            due = now_ms
         return Write(
             session_no=session_no,
             version=stored.version,

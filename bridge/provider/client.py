@@ -193,7 +193,7 @@ def _read(response: requests.Response) -> bytes:
         return b""  # decided by the status alone
     chunks: list[bytes] = []
     size = 0
-    for chunk in response.iter_content(_CHUNK_BYTES):
+    for chunk in _chunks(response):
         size += len(chunk)
         if size > MAX_ANSWER_BYTES:
             # Transient, not the request's fault: calls are packed to answers far smaller, so this is a server gone
@@ -201,6 +201,14 @@ def _read(response: requests.Response) -> bytes:
             raise TransientProviderError(f"the provider's answer is larger than {MAX_ANSWER_BYTES} bytes")
         chunks.append(chunk)
     return b"".join(chunks)
+
+
+def _chunks(response: requests.Response) -> Iterator[bytes]:
+    try:
+        yield from response.iter_content(_CHUNK_BYTES)
+    except ValueError as error:
+        # Of a chunk that says it has -2 bytes: nothing on the way takes it for an error of the answer.
+        raise requests.exceptions.ChunkedEncodingError from error
 
 
 def _parse(status: int, body: bytes, session_nos: Sequence[str]) -> Answer:

@@ -97,6 +97,24 @@ def test_who_has_news_of_a_session_while_it_is_polled_has_it_polled_again(parts:
     assert parts.sessions.due_ms("default", "s1") is None
 
 
+def test_a_session_that_is_told_late_whom_it_expects_settles_soon(parts: Parts) -> None:
+    """Fault: a tracking that named no phones came first, and the one that did was brought back a minute later. By then
+    all was said, and nobody asked again for 20 minutes, or for hours: so long its completion was not told.
+    """
+    track(parts, "s1", "s2", phone_count=None)
+    polling = poller(parts, Scripted({"s1": [receipt()], "s2": [receipt()]}))
+    polling.step("default")
+    assert not state_of(parts, "s1").settled_ms
+    later = parts.sessions.due_ms("default", "s2")
+    tracker(parts).track("default", [SessionRequest("s1", phone_count=1), SessionRequest("s2")])
+    assert (parts.sessions.due_ms("default", "s1") or HOUR_MS**2) <= parts.now_ms()
+    assert parts.sessions.due_ms("default", "s2") == later, "of it nothing new was said"
+    assert polling.step("default").polled == 1
+    assert state_of(parts, "s1").settled_ms
+    tracker(parts).track("default", [SessionRequest("s1", phone_count=1)])
+    assert parts.sessions.due_ms("default", "s1") is None
+
+
 def test_tracking_a_settled_session_again_leaves_it_due_where_somebody_asked_for_it(parts: Parts) -> None:
     """Fault: its due time was taken out, and with it what the provider's push, or an operator, had asked for."""
     track(parts, "s1", "s2")

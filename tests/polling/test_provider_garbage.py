@@ -39,6 +39,15 @@ def asked(server: Server) -> Receipts | ProviderError:
         client.close()
 
 
+def test_a_chunk_of_less_than_nothing_breaks_an_answer_off(says: tuple[Says, Server]) -> None:
+    """Fault: it raised ValueError, which is no error of the provider's: the task failed, and no account paused."""
+    said, server = says
+    said.answer = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n-2\r\nab\r\n0\r\n\r\n"
+    found = asked(server)
+    assert isinstance(found, TransientProviderError)
+    assert str(found).startswith("the provider's answer broke off")
+
+
 heads = st.sampled_from(
     [
         *(
