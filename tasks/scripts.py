@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from functools import cache
 from importlib.resources import files
+from importlib.resources.abc import Traversable
 
 import msgspec
 
@@ -16,8 +16,15 @@ class Script(msgspec.Struct, frozen=True):
     sha: str
 
 
-@cache
+def _read(file: Traversable) -> Script:
+    source = file.read_text()
+    return Script(source, hashlib.sha1(source.encode()).hexdigest())  # noqa: S324 - the server's own name for a script
+
+
+# All of them now: a process that is out of descriptors must not need one later.
+_SCRIPTS = {file.name: _read(file) for file in files("tasks").joinpath("lua").iterdir()}
+
+
 def script(name: str) -> Script:
     """The script ``tasks/lua/<name>.lua``."""
-    source = files("tasks").joinpath("lua", f"{name}.lua").read_text()
-    return Script(source, hashlib.sha1(source.encode()).hexdigest())  # noqa: S324 - the server's own name for a script
+    return _SCRIPTS[f"{name}.lua"]

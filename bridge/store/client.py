@@ -6,8 +6,8 @@ import hashlib
 import secrets
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import replace
-from functools import cache
 from importlib.resources import files
+from importlib.resources.abc import Traversable
 from threading import Lock
 from typing import TypeAlias, TypeVar, cast
 from urllib.parse import urlsplit
@@ -63,11 +63,18 @@ Steps: TypeAlias = Generator[Sequence[Request], list[object], T]
 """An operation that yields what to ask, is sent the replies, and returns its result."""
 
 
-@cache
+def _read(file: Traversable) -> Script:
+    source = file.read_text()
+    return Script(source, hashlib.sha1(source.encode()).hexdigest())  # noqa: S324 - the server's own name for a script
+
+
+# All of them now: a process that is out of descriptors, or whose files an upgrade replaces, must not need one later.
+_SCRIPTS = {file.name: _read(file) for file in files("bridge.store").joinpath("lua").iterdir()}
+
+
 def script(name: str) -> Script:
     """The script ``bridge/store/lua/<name>.lua``."""
-    source = files("bridge.store").joinpath("lua", f"{name}.lua").read_text()
-    return Script(source, hashlib.sha1(source.encode()).hexdigest())  # noqa: S324 - the server's own name for a script
+    return _SCRIPTS[f"{name}.lua"]
 
 
 class Client:
