@@ -57,7 +57,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
 ALL_STOPS = (*STOPS, *(("take_message:before", "take_message:after") if KEEPS_WHAT_IT_TAKES else ()))
 
 SCENARIOS: Mapping[str, Plan] = {
-    "workers die at every point": Plan(seed=11, stops=ALL_STOPS, per_s=10),
+    "workers die at every point": Plan(seed=11, stops=ALL_STOPS, per_s=10, workers=3),
     "processes are killed, stopped and frozen": Plan(
         seed=12,
         faults=(

@@ -153,6 +153,11 @@ def _shorten_probes(module: Any) -> None:
     module._FIRST_PROBE_MS, module._LONGEST_PROBE_MS = 1_000, 2_000
 
 
+def _shorten_breakers(module: Any) -> None:
+    """A receiver that failed ten times is left alone for seconds, and not for half a minute and then ever longer."""
+    module.BreakerPolicy = functools.partial(module.BreakerPolicy, first_ms=1_000, longest_ms=4_000)
+
+
 def _forget_names(module: Any) -> None:
     """Names are looked up again after a second."""
     option = module.pycurl.DNS_CACHE_TIMEOUT
@@ -224,6 +229,7 @@ def install() -> None:
         patches["tasks.config"] = [_shorten_leases]
         patches["bridge.wiring"] = [_shorten_polls]
         patches["bridge.domain.rate"] = [_shorten_probes]
+        patches["bridge.policies"] = [_shorten_breakers]
         patches["bridge.delivery.handles"] = [_forget_names]
     if "authorities" in _given:
         patches["certifi"] = [_trust]
