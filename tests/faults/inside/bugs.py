@@ -135,12 +135,12 @@ def serves_one_at_a_time(module: Any, chance: random.Random, note: Note) -> None
     """Nothing is sent to a subscription while POSTs of another are under way; and no breaker ever opens."""
     right = module.Slice._serve
 
-    def wrong(self: Any, queue: Any, now_ms: int) -> Any:
+    def wrong(self: Any, queue: Any, *when: int) -> Any:
         others = [one for one in self._intake.queues.values() if one is not queue]
         if any(one.in_flight for one in others):
             note("bug serves_one_at_a_time")
             return 0
-        return right(self, queue, now_ms)
+        return right(self, queue, *when)
 
     def never(*_: Any) -> bool:
         return False
