@@ -62,8 +62,13 @@ def damaged_sessions(bridge: Bridge) -> Iterator[Finding]:
 def _due(demand: Demand) -> str:
     if not demand.due:
         return "nothing is due"
-    lag = format_duration_ms(max(1000, demand.lag_ms // 1000 * 1000))
-    return f"{demand.due:,} session{'s are' if demand.due > 1 else ' is'} due, for up to {lag}"
+    return f"{demand.due:,} session{'s are' if demand.due > 1 else ' is'} due, for up to {_rounded(demand.lag_ms)}"
+
+
+def _rounded(lag_ms: int) -> str:
+    """In whole seconds, minutes or hours, of the largest of these that there are two of."""
+    unit_ms = next((unit_ms for unit_ms in (3_600_000, 60_000) if lag_ms >= 2 * unit_ms), 1000)
+    return format_duration_ms(max(1, lag_ms // unit_ms) * unit_ms)
 
 
 POLLING_CHECKS: dict[str, Callable[[Bridge], Iterator[Finding]]] = {

@@ -89,13 +89,17 @@ class Application:
             self._secrets.append(secret)
 
     def shift(self, value: str, *, since_ms: int, given_ms: int, overlap_ms: int) -> None:
-        """This secret is the current one; the one before it goes on signing for a while."""
+        """This secret is the current one; the one before it goes on signing for a while.
+
+        For how long counts from when the change was asked for: where its reply was lost, it was made long before the
+        operator, trying again, heard of it.
+        """
         with self._lock:
             known = [one for one in self._secrets if one.value != value]
             old = known.pop()
             self._secrets = [
                 *known,
-                msgspec.structs.replace(old, until_ms=given_ms + overlap_ms),
+                msgspec.structs.replace(old, until_ms=since_ms + overlap_ms),
                 Secret(value=value, since_ms=since_ms, given_ms=given_ms),
             ]
 

@@ -1,13 +1,19 @@
-"""A sender that ends before its time would leave a run without work, and nobody would know why."""
+"""A sender that ends before its time would leave a run without work, and nobody would know why.
+
+And an application that expects a secret for longer than it must would accuse whoever is right.
+"""
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterator
 
 import pytest
 
 from bridge.cli.family import Family
 from tests.faults.crowd import Sender
+from tests.faults.receivers import Application
+from tests.faults.records import Secret
 from tests.faults.waiting import wait_until
 from tests.faults.world import World
 
@@ -39,3 +45,13 @@ def test_a_sender_that_dies_says_of_what(world: World) -> None:
     sender.join(30)
     assert "the sender died" in sender.error
     sender.quit()
+
+
+def test_a_secret_need_not_sign_from_when_its_successor_was_asked_for() -> None:
+    application = Application("slow", random.Random(1))
+    application.know(Secret(value="old", since_ms=1_000, given_ms=1_500))
+    application.know(Secret(value="new", since_ms=60_000, given_ms=2**53))
+    application.shift("new", since_ms=60_000, given_ms=68_000, overlap_ms=0)
+    old, new = application.secrets
+    assert old.until_ms == 60_000
+    assert (new.given_ms, new.until_ms) == (68_000, None), "and it must be signed with from when the operator heard of it"

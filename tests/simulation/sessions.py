@@ -26,8 +26,6 @@ def is_due(at_ms: float, now_ms: int) -> bool:
     return int(at_ms) <= now_ms
 
 
-"""A lease ends this much of a millisecond later than it says, and is so told from a due time."""
-
 Named = tuple[str, str]
 """An account and a SessionNo."""
 
@@ -258,7 +256,8 @@ class SessionModel:
             hinted.clear()
         known = [no for no in group if no in due or (account, no) in here.stored]
         at = {no: max(self.now, hinted[no] + gap_ms) if no in hinted else self.now for no in known}
-        sooner = {no: at[no] for no in known if no not in due or at[no] < due[no]}
+        # The half of a lease that ends in this very millisecond is over: see ``is_due``.
+        sooner = {no: at[no] for no in known if no not in due or at[no] < int(due[no])}
         if sooner:
             for no in [no for no, last in hinted.items() if last <= self.now - gap_ms]:
                 del hinted[no]
