@@ -54,4 +54,4 @@ def test_a_secret_need_not_sign_from_when_its_successor_was_asked_for() -> None:
     application.shift("new", since_ms=60_000, given_ms=68_000, overlap_ms=0)
     old, new = application.secrets
     assert old.until_ms == 60_000
-    assert (new.given_ms, new.until_ms) == (68_000, None), "and it must be signed with from when the operator heard of it"
+    assert (new.given_ms, new.until_ms) == (68_000, None), "it must sign from when the operator heard of it"
