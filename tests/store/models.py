@@ -55,7 +55,7 @@ def must_notice(machine: type[Checked], parts: Parts, fault: Fault, monkeypatch:
         error = sys.exc_info()[1]
         if isinstance(error, AssertionError):
             noticed.append(error)
-        super(machine, self).teardown()
+        machine.teardown(self)
 
     # Some show only if two things fall into one millisecond: played again they show perhaps not, or draw otherwise.
     with suppress(AssertionError, Flaky):

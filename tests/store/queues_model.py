@@ -7,8 +7,8 @@ that nothing waits and nothing depends on how fast the machine is: within one un
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping
-from typing import cast
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TypeVar, cast
 
 import msgspec
 from hypothesis import strategies as st
@@ -29,6 +29,8 @@ from tests.simulation.queues import Queue, QueueModel
 from tests.simulation.scripts import Plain
 from tests.simulation.sessions import SessionModel
 from tests.simulation.upkeep import UpkeepModel
+
+T = TypeVar("T")
 
 UNIT_MS = 45_000
 SHARDS = 2
@@ -61,7 +63,17 @@ class InHand(msgspec.Struct, frozen=True):
 
 
 VERDICTS = st.sampled_from([Verdict.ACCEPTED, Verdict.RETRY, Verdict.DEAD, None])
+PLACE = st.integers(0, 11)
 NAMES, TOKEN, AGAIN = st.sampled_from(SUBS), st.sampled_from(TOKENS), st.booleans()
+
+
+def picked(among: Sequence[T], places: Iterable[int]) -> list[T]:
+    """Those at these places, counted round and round; none of nothing.
+
+    Not drawn of what there is: of lanes that are due in the same millisecond the store serves either first, and a draw
+    that had another number of them to choose from when it is played again would be no draw of the same example.
+    """
+    return [among[place % len(among)] for place in places] if among else []
 
 
 class Checked(RuleBasedStateMachine):

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import msgspec
 from hypothesis import strategies as st
-from hypothesis.stateful import initialize, precondition, rule
+from hypothesis.stateful import initialize, rule
 
 from bridge.domain.breaker import AT_ONCE, WELL, Health
 from bridge.domain.commits import CommitResult, Due, Write
@@ -18,7 +18,7 @@ from bridge.store.resending import Again
 from bridge.store.secrets import SecretBox
 from tests.parts import OPEN, entry
 from tests.simulation.queues import Line, Place
-from tests.store.queues_model import ACCOUNT, SHARDS, SUBS, UNIT_MS, InHand
+from tests.store.queues_model import ACCOUNT, PLACE, SHARDS, SUBS, UNIT_MS, InHand, picked
 from tests.store.queues_upkeep import Upkeep
 
 TOKENS = (b"1" * 16, b"2" * 16)
@@ -110,12 +110,18 @@ class Queues(Upkeep):
         assert [(one.lane, one.position, one.attempts) for one in lanes] == known, "a lane gives its first event"
         return lanes
 
-    @precondition(lambda self: self.in_hand)
-    @rule(data=st.data(), verdicts=st.lists(VERDICTS, min_size=1, max_size=3), again=AGAIN, forgets=AGAIN)
-    def settle(self, data: st.DataObject, verdicts: list[Verdict | None], again: bool, forgets: bool) -> None:
-        first = data.draw(st.sampled_from(self.in_hand))
+    @rule(
+        places=st.tuples(PLACE, PLACE, PLACE),
+        verdicts=st.lists(VERDICTS, min_size=1, max_size=3),
+        again=AGAIN,
+        forgets=AGAIN,
+    )
+    def settle(self, places: tuple[int, int, int], verdicts: list[Verdict | None], again: bool, forgets: bool) -> None:
+        if not self.in_hand:
+            return
+        (first,) = picked(self.in_hand, places[:1])
         mine = [one for one in self.in_hand if (one.token, one.name) == (first.token, first.name)]
-        chosen = [first, *data.draw(st.lists(st.sampled_from([first, *mine]), max_size=len(verdicts) - 1))]
+        chosen = [first, *picked(mine, places[1:])]
         groups: dict[Place, list[Both]] = {}
         for one, verdict in zip(chosen, verdicts, strict=False):
             groups.setdefault((one.name, one.lane.shard), []).append(self._settlement(one.lane, verdict))
@@ -219,25 +225,25 @@ class Queues(Upkeep):
         self.start_anew(name, deliver, again=False)
         self.unpark(name, again=False)
 
-    @precondition(lambda self: self.events)
-    @rule(data=st.data(), name=NAMES, from_letters=st.booleans(), again=AGAIN)
-    def resend(self, data: st.DataObject, name: str, from_letters: bool, again: bool) -> None:
-        chosen = self._to_resend(data, name, from_letters)
+    @rule(places=st.lists(PLACE, max_size=3), name=NAMES, from_letters=st.booleans(), again=AGAIN)
+    def resend(self, places: list[int], name: str, from_letters: bool, again: bool) -> None:
+        chosen = self._to_resend(places, name, from_letters)
         for _ in range(1 + again):
             assert self.parts.resending.put(name, chosen) == self.queues.resend(name, chosen)
 
-    def _to_resend(self, data: st.DataObject, name: str, from_letters: bool) -> list[Again]:
+    def _to_resend(self, places: list[int], name: str, from_letters: bool) -> list[Again]:
         if from_letters:
             letters = list(self.parts.queues.dead_letters(name))
-            picked = data.draw(st.lists(st.sampled_from(letters), max_size=3)) if letters else []
             ids: dict[tuple[int, bytes], list[str]] = {(one.shard, one.position): [] for one in letters}
             for one in letters:
                 ids[one.shard, one.position].append(one.id)
-            return [Again(one.shard, one.position, one.record, tuple(ids[one.shard, one.position])) for one in picked]
+            return [
+                Again(one.shard, one.position, one.record, tuple(ids[one.shard, one.position]))
+                for one in picked(letters, places)
+            ]
         logged = self._logged()
         events_ = [one for one in self.events if one.position in logged]
-        chosen = data.draw(st.lists(st.sampled_from(events_), max_size=3)) if events_ else []
-        return [Again(one.shard, one.position, one.record) for one in chosen]
+        return [Again(one.shard, one.position, one.record) for one in picked(events_, places)]
 
     @rule(phone=st.sampled_from(PHONES), again=AGAIN)
     def erase(self, phone: str, again: bool) -> None:

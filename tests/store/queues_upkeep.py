@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import rule
 
 from bridge.store import positions
-from tests.store.queues_model import ACCOUNT, LIMITS, SHARDS, SUBS, UNIT_MS, Checked
+from tests.store.queues_model import ACCOUNT, LIMITS, PLACE, SHARDS, SUBS, UNIT_MS, Checked, picked
 
 NAMES, AGAIN = st.sampled_from(SUBS), st.booleans()
 
@@ -16,12 +16,12 @@ class Upkeep(Checked):
 
     # what bridge.trim does
 
-    @rule(data=st.data(), name=NAMES, shard=st.integers(0, SHARDS - 1), again=AGAIN)
-    def bury(self, data: st.DataObject, name: str, shard: int, again: bool) -> None:
+    @rule(places=st.lists(PLACE, max_size=3), name=NAMES, shard=st.integers(0, SHARDS - 1), again=AGAIN)
+    def bury(self, places: list[int], name: str, shard: int, again: bool) -> None:
         queue = self.queues.at(name, shard)
         waiting, lines = queue.waiting, queue.lines.values()
         held_up = [one.waiting[0] for one in lines if len(one.waiting) > 1 and one.due > self.now + UNIT_MS]
-        chosen = sorted(data.draw(st.sets(st.sampled_from(held_up or waiting), max_size=3))) if waiting else []
+        chosen = sorted(set(picked(held_up or waiting, places)))
         records = {place: self._event(shard, place).record for place in chosen}
         assert self.parts.queues.take_out(name, shard, records, dry=True) == len(chosen)
         for _ in range(1 + again):

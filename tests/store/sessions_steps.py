@@ -15,7 +15,7 @@ from bridge.domain.status import SessionState
 from bridge.store.pushes import HINT_GAP_MS
 from tests.parts import entry
 from tests.simulation.sessions import LEASED, is_due
-from tests.store.queues_model import ACCOUNT, PHONES, SHARDS, SUBS, UNIT_MS
+from tests.store.queues_model import ACCOUNT, PHONES, PLACE, SHARDS, SUBS, UNIT_MS, picked
 from tests.store.queues_upkeep import Upkeep
 
 SESSIONS = ("s1", "s3", "s4", "s5")  # two of each shard
@@ -136,10 +136,10 @@ class Sessions(Upkeep):
             before = self.sessions.lease(shard, ACCOUNT, list(mine), twin)
             assert all(self._is_at(at, before[no]) for no, at in mine.items()), "it had this due time"
 
-    @rule(data=st.data(), names=NAMES, ahead=st.integers(0, 2), again=AGAIN)
-    def reschedule(self, data: st.DataObject, names: list[str], ahead: int, again: bool) -> None:
+    @rule(place=PLACE, names=NAMES, ahead=st.integers(0, 2), again=AGAIN)
+    def reschedule(self, place: int, names: list[str], ahead: int, again: bool) -> None:
         """By whoever claimed them, or by another one."""
-        twin = data.draw(st.sampled_from(self.leases)) if self.leases else self.now
+        twin = next(iter(picked(self.leases, [place])), self.now)
         lease = self.base_ms + twin - self.now
         due, twin_due = self._both(ahead)
         for _ in range(1 + again):
@@ -199,10 +199,11 @@ class Sessions(Upkeep):
         assert found == self.sessions.watched(WATCHED_MS + units * UNIT_MS, most), "who is to be looked at"
         self.seen += found
 
-    @rule(data=st.data(), again=AGAIN)
-    def unwatch(self, data: st.DataObject, again: bool) -> None:
+    @rule(place=PLACE, again=AGAIN)
+    def unwatch(self, place: int, again: bool) -> None:
         """What was looked at before, perhaps by two at once."""
-        one = data.draw(st.sampled_from(self.seen)) if self.seen else Watched(0, ACCOUNT, WATCHED_MS + UNIT_MS, ())
+        nothing = Watched(0, ACCOUNT, WATCHED_MS + UNIT_MS, ())
+        one = next(iter(picked(self.seen, [place])), nothing)
         for _ in range(1 + again):
             self.parts.sessions.unwatch(one)
             self.sessions.unwatch(one)
