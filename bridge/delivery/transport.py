@@ -218,6 +218,7 @@ class Transport:
             if slot.curl in self._active:
                 slot.curl.setopt(pycurl.TIMEOUT_MS, slot.timeout_ms)
                 slot.curl.setopt(pycurl.FRESH_CONNECT, 0)
+                slot.notes.late = False
             else:
                 slot.timeout_ms = 0  # to be set for its next request
 
@@ -225,16 +226,18 @@ class Transport:
         """After standing still, the transfers past their deadline that may have an answer: they get one more look.
 
         libcurl would end them before it reads an answer that has come in time, and the receiver hear the event again.
+        So would those be whose deadline passes while it reads the others: that takes no longer than all of it took.
         What was not sent by then must not be: its lane may be leased anew, and the receiver have the event and others
         after it.
         """
         now = time.monotonic()
-        if now - self._looked < _STOOD_STILL_S:
+        away = now - self._looked
+        if away < _STOOD_STILL_S:
             return []
-        late = [slot for slot in self._active.values() if now - slot.started >= slot.timeout_ms / 1000]
+        late = [slot for slot in self._active.values() if now + away - slot.started >= slot.timeout_ms / 1000]
         overdue = [slot for slot in late if slot.is_sent]
         for slot in overdue:
-            slot.curl.setopt(pycurl.TIMEOUT_MS, 2 * math.ceil((now - slot.started) * 1000))
+            slot.curl.setopt(pycurl.TIMEOUT_MS, slot.timeout_ms + math.ceil((now - slot.started) * 1000))
             # Where its connection was closed without an answer libcurl sends again by itself, and now that is too late:
             # by another connection that it has, or one that it would make.
             slot.curl.setopt(pycurl.FRESH_CONNECT, 1)

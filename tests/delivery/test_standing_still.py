@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from bridge.delivery.transfer import Notes
 from bridge.delivery.transport import Request, Transport
 from bridge.domain.outcome import Answer, Failure
 from tests.delivery.posting import LOOPBACK, post, request, run
@@ -34,12 +35,18 @@ def stand_still(until_s: float) -> None:
         time.sleep(0.01)
 
 
+def outcomes(transport: Transport, count: int = 1) -> list[tuple[Request, Answer]]:
+    """The answers to so many that are under way."""
+    finished: list[tuple[Request, Answer]] = []
+    while len(finished) < count:
+        finished += transport.perform(1_000)
+    return finished
+
+
 def outcome(transport: Transport) -> Answer:
     """The answer to the one that is under way."""
-    finished: list[tuple[Request, Answer]] = []
-    while not finished:
-        finished = transport.perform(1_000)
-    return finished[0][1]
+    ((_, answer),) = outcomes(transport)
+    return answer
 
 
 def after_standing_still(transport: Transport, behave: Behaviour, arrived: threading.Event) -> Answer:
@@ -95,6 +102,80 @@ def test_so_does_one_that_came_in_the_last_moment(transport: Transport) -> None:
         assert answered.wait(60)
         stand_still(deadline + 0.01)
         assert outcome(transport).status == 204
+
+
+def test_so_does_one_whose_deadline_passes_while_others_are_read(
+    transport: Transport, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Fault: a process that came back to a hundred answers took those for time-outs that it read last.
+
+    Cause: who was past the deadline was decided before the first of them was read, and reading them took 0.1 s. Fix:
+    whose deadline comes within as long as the process was away is looked at once more too.
+    """
+    came_back = threading.Event()
+
+    def behave(connection: Connection) -> None:
+        connection.request()
+        came_back.wait(60)
+        connection.sock.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+        connection.gone()
+
+    with serving(behave) as server:
+        deadline = time.monotonic() + STOOD_STILL_MS / 1000
+        began: list[float] = []
+        keep = Notes.write
+
+        def read_slowly(notes: Notes, data: bytes) -> int | None:
+            began.append(time.monotonic())
+            stand_still(deadline + 0.1)
+            return keep(notes, data)
+
+        monkeypatch.setattr(Notes, "write", read_slowly)
+        transport.start(request(server.url, 1, timeout_ms=10 * STOOD_STILL_MS))
+        transport.start(request(server.url, 2, timeout_ms=STOOD_STILL_MS))
+        while len(server.requests) < 2:
+            assert transport.perform(1) == []
+        came_back.set()
+        stand_still(deadline - 0.3)
+        answers = {one.key: answer.status for one, answer in outcomes(transport, 2)}
+        assert began[0] < deadline, "the first was read before the second's deadline"
+        assert answers == {1: 200, 2: 200}
+
+
+def test_a_deadline_that_is_not_over_is_kept(transport: Transport) -> None:
+    with serving(silent) as server:
+        deadline = time.monotonic() + STOOD_STILL_MS / 1000
+        transport.start(request(server.url, timeout_ms=STOOD_STILL_MS))
+        while not server.requests:
+            assert transport.perform(1) == []
+        stand_still(deadline - 0.2)
+        assert outcome(transport).error == f"timed out after {STOOD_STILL_MS} ms"
+        assert deadline <= time.monotonic() < deadline + STOOD_STILL_MS / 2000
+
+
+def test_until_then_libcurl_may_send_again(transport: Transport) -> None:
+    looked = threading.Event()
+    bodies: list[bytes] = []
+
+    def behave(connection: Connection) -> None:
+        while (came := connection.request()) is not None:
+            bodies.append(came[1])
+            if bodies == [b"first", b"second"]:
+                looked.wait(60)
+                return
+            connection.sock.sendall(NO_CONTENT)
+
+    with serving(behave) as server:
+        assert post(transport, server.url, body=b"first").status == 204
+        deadline = time.monotonic() + STOOD_STILL_MS / 1000
+        transport.start(request(server.url, body=b"second", timeout_ms=STOOD_STILL_MS))
+        while len(bodies) < 2:
+            assert transport.perform(1) == []
+        stand_still(deadline - 0.5)
+        assert transport.perform(0) == []
+        looked.set()
+        assert outcome(transport).status == 204
+        assert bodies == [b"first", b"second", b"second"]
 
 
 def test_standing_still_makes_no_answer_of_none(transport: Transport) -> None:
