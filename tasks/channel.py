@@ -29,11 +29,13 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import NoScriptError, OutOfMemoryError, ResponseError
 
 from bridge.observe.logs import get_logger
+from bridge.store.scripts import read_scripts
 from tasks.envelopes import KEPT_BYTES, MOST_ENVELOPE_BYTES, Message, unreadable
 from tasks.leases import LEASES, TAKEN, QoS
-from tasks.scripts import script
 
 _log = get_logger(__name__)
+
+_SCRIPTS = read_scripts("tasks")
 
 _PUSHES = "__redis__:invalidate"
 _LOOK_AGAIN_S = 5.0
@@ -164,7 +166,7 @@ class Channel(kombu_redis.Channel):
         keys = self._keys(queues)
         connection = self.client.connection
         connection.send_packed_command(
-            connection.pack_commands([("EVALSHA", script("take_message").sha, *self._take(keys)), ("EXISTS", *keys)])
+            connection.pack_commands([("EVALSHA", _SCRIPTS["take_message"].sha, *self._take(keys)), ("EXISTS", *keys)])
         )
         self._in_poll = connection
         self._was_told = False
@@ -237,14 +239,14 @@ class Channel(kombu_redis.Channel):
         """Run a script of ``tasks/lua`` and return its reply."""
         with self.conn_or_acquire(client) as connected:
             try:
-                return connected.evalsha(script(name).sha, len(keys), *keys, *args)
+                return connected.evalsha(_SCRIPTS[name].sha, len(keys), *keys, *args)
             except NoScriptError:
-                connected.script_load(script(name).source)
-                return connected.evalsha(script(name).sha, len(keys), *keys, *args)
+                connected.script_load(_SCRIPTS[name].source)
+                return connected.evalsha(_SCRIPTS[name].sha, len(keys), *keys, *args)
 
     def _load(self) -> None:
         with self.conn_or_acquire() as client:
-            client.script_load(script("take_message").source)
+            client.script_load(_SCRIPTS["take_message"].source)
 
     def forget(self, tag: str) -> None:
         """A message is done with."""

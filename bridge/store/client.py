@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 import secrets
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import replace
-from importlib.resources import files
-from importlib.resources.abc import Traversable
 from threading import Lock
 from typing import TypeAlias, TypeVar, cast
 from urllib.parse import urlsplit
@@ -20,6 +17,7 @@ from bridge.errors import BridgeError, IncompatibleStore
 from bridge.store import keys
 from bridge.store.cluster import Cluster
 from bridge.store.one_server import OneServer
+from bridge.store.scripts import Script, read_scripts
 from bridge.store.wire import AGAIN, Argument, Command, Node, Servers, Talk, translated
 
 __all__ = [
@@ -29,7 +27,6 @@ __all__ = [
     "Client",
     "Conversation",
     "Request",
-    "Script",
     "Steps",
     "open_store",
     "script",
@@ -39,13 +36,6 @@ __all__ = [
 SCHEMA = 1
 
 T = TypeVar("T")
-
-
-class Script(msgspec.Struct, frozen=True):
-    """A Lua file of ``bridge/store/lua`` and the SHA-1 that the server knows it by."""
-
-    source: str
-    sha: str
 
 
 class Call(msgspec.Struct, frozen=True):
@@ -63,18 +53,12 @@ Steps: TypeAlias = Generator[Sequence[Request], list[object], T]
 """An operation that yields what to ask, is sent the replies, and returns its result."""
 
 
-def _read(file: Traversable) -> Script:
-    source = file.read_text()
-    return Script(source, hashlib.sha1(source.encode()).hexdigest())  # noqa: S324 - the server's own name for a script
-
-
-# All of them now: a process that is out of descriptors, or whose files an upgrade replaces, must not need one later.
-_SCRIPTS = {file.name: _read(file) for file in files("bridge.store").joinpath("lua").iterdir()}
+_SCRIPTS = read_scripts("bridge.store")
 
 
 def script(name: str) -> Script:
     """The script ``bridge/store/lua/<name>.lua``."""
-    return _SCRIPTS[f"{name}.lua"]
+    return _SCRIPTS[name]
 
 
 class Client:

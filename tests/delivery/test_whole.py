@@ -18,7 +18,8 @@ from bridge.domain import events
 from bridge.domain.breaker import BreakerPolicy
 from bridge.domain.subscriptions import Deliver
 from bridge.lifecycle import edit, pause, resume
-from bridge.store.client import Script, script
+from bridge.store.client import script
+from bridge.store.scripts import Script
 from bridge.wiring import Bridge
 from tests.delivery.scripted import Heard, ScriptedReceivers, run_scripted
 from tests.delivery.slices import QUICK

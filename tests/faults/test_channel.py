@@ -7,7 +7,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from importlib.resources import files
 from queue import Empty
 from typing import Any
 
@@ -15,19 +14,19 @@ import pytest
 import redis
 from kombu import Connection, Consumer, Exchange, Queue
 
+from bridge.store.scripts import read_scripts
 from tasks import channel as ours
 from tasks.leases import LEASES, TAKEN
-from tasks.scripts import script
 from tests.faults.house import ROOT, running
 from tests.servers import bridge_on, environ_for, valkey
 
 WORK = Queue("work", Exchange("work"), routing_key="work")
-SCRIPTS = sorted(file.name for file in files("tasks").joinpath("lua").iterdir() if file.name.endswith(".lua"))
+SCRIPTS = read_scripts("tasks")
 
 
 @pytest.mark.parametrize("name", SCRIPTS)
 def test_a_script_says_what_it_takes_and_gives_and_what_a_crash_leaves(name: str) -> None:
-    source = script(name.removesuffix(".lua")).source
+    source = SCRIPTS[name].source
     header = "\n".join(line for line in source.splitlines() if line.startswith("--"))
     for word in ("KEYS", "ARGV", "Returns", "crash"):
         assert re.search(rf"^--.*\b{word}\b", header, re.MULTILINE), f"{name} does not document {word}"

@@ -11,7 +11,8 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis.errors import Flaky
 from hypothesis.stateful import run_state_machine_as_test
 
-from bridge.store.client import Script, script
+from bridge.store.client import script
+from bridge.store.scripts import Script
 from tests.parts import Parts
 
 if TYPE_CHECKING:
