@@ -275,7 +275,7 @@ class Slice:
             for ready in flight.members:
                 queue.settled.append(Settlement(ready.lane, Verdict.ACCEPTED, status=answer.status))
             queue.sent(len(flight.members), accepted=True)
-            if queue.succeeded():
+            if queue.succeeded(now_ms):
                 self._unwell.append(queue)
 
     def _landed(self, request: Request) -> None:

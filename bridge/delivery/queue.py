@@ -212,13 +212,13 @@ class HeldQueue:
         if self.most_batch:
             self.batch = batches.larger(self.batch, self.most_batch) if accepted else batches.smaller(events)
 
-    def succeeded(self) -> bool:
+    def succeeded(self, now_ms: int) -> bool:
         """Learn that an attempt was accepted. Returns whether there is something to note or do about it."""
         if self.limit < self.concurrency and not self.ending:
             self.limit += 1
         if self.health is breaker.WELL:
             return False
-        self.health = breaker.succeeded(self.health)
+        self.health = breaker.succeeded(self.health, now_ms)
         return self.is_to_be_noted or self.health.hastening
 
     def failed(self, outcome: Outcome, policy: BreakerPolicy, now_ms: int) -> bool:

@@ -77,9 +77,14 @@ def failed(health: Health, policy: BreakerPolicy, now_ms: int, *, probe: bool, q
     return Health(failures, now_ms, policy.first_ms, now_ms + policy.first_ms, quiet_ms=quiet_until_ms)
 
 
-def succeeded(health: Health) -> Health:
-    """After an attempt that was accepted: an open breaker closes, and what waited is to be made due."""
-    return AT_ONCE if health.is_open or health.hastening else WELL
+def succeeded(health: Health, now_ms: int) -> Health:
+    """After an attempt that was accepted at ``now_ms``: an open breaker closes, and what waited is to be made due.
+
+    What was under way when a receiver asked for quiet was sent before that, and shortens none of it.
+    """
+    if health.is_open or health.hastening:
+        return AT_ONCE
+    return Health(quiet_ms=health.quiet_ms) if health.quiet_ms > now_ms else WELL
 
 
 def is_beyond_hope(health: Health, policy: BreakerPolicy, now_ms: int) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Iterator
 
@@ -220,6 +221,32 @@ def test_retry_after_leaves_the_whole_subscription_alone(bridge: Bridge, log: Pa
     assert len(at) == 11
     assert at[1] - at[0] >= 0.98
     log.assert_index_is_right()
+
+
+def test_what_was_under_way_then_does_not_end_the_quiet(bridge: Bridge, log: Parts) -> None:
+    """Fault: a receiver that refused one of two POSTs with Retry-After, and accepted the other a moment later, got the
+    next one at once.
+
+    Cause: any success was taken for the end of what the receiver had asked for. Fix: one within it is not.
+    """
+    refusal = b"HTTP/1.1 429 No\r\nRetry-After: 1\r\nContent-Length: 0\r\n\r\n"
+    at: list[float] = []
+    places = itertools.count()
+
+    def behave(connection: Connection) -> None:
+        while connection.request() is not None:
+            place = next(places)
+            at.append(time.monotonic())
+            if place == 1:
+                until(lambda: log.queues.health([Part(name)])[0].quiet_ms > 0)
+            connection.sock.sendall(refusal if not place else ok())
+
+    with serving(behave) as server:
+        name = subscribe(bridge, server.url)
+        publish(log, name, sessions=10)
+        drain(bridge, policy(concurrency=2))
+    assert len(at) == 11
+    assert at[2] - at[0] >= 0.98
 
 
 # limits

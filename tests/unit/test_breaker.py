@@ -28,7 +28,7 @@ def test_a_success_in_between_starts_the_count_anew() -> None:
     health = WELL
     for _ in range(POLICY.after - 1):
         health = failed(health, POLICY, NOW, probe=False)
-    health = succeeded(health)
+    health = succeeded(health, NOW)
     assert health is WELL
     assert not failed(health, POLICY, NOW, probe=False).is_open
 
@@ -48,9 +48,9 @@ def test_what_was_under_way_when_it_opened_changes_nothing() -> None:
 
 
 def test_a_success_closes_it_and_has_what_waited_made_due() -> None:
-    assert succeeded(opened()) is AT_ONCE
+    assert succeeded(opened(), NOW) is AT_ONCE
     assert AT_ONCE.gate_ms == 0
-    assert succeeded(AT_ONCE) is AT_ONCE, "until that is done"
+    assert succeeded(AT_ONCE, NOW) is AT_ONCE, "until that is done"
 
 
 def test_quiet_that_was_asked_for_is_kept_for_half_an_hour_at_most() -> None:
@@ -58,6 +58,13 @@ def test_quiet_that_was_asked_for_is_kept_for_half_an_hour_at_most() -> None:
     assert failed(WELL, POLICY, NOW, probe=False, quiet_ms=24 * 60 * MINUTE_MS).gate_ms == NOW + 30 * MINUTE_MS
     health = failed(opened(), POLICY, NOW + 30_000, probe=True, quiet_ms=5 * MINUTE_MS)
     assert health.gate_ms == NOW + 30_000 + 5 * MINUTE_MS, "the longer of it and the probe's time"
+
+
+def test_what_was_under_way_when_it_asked_for_quiet_lifts_none_of_it() -> None:
+    health = failed(failed(WELL, POLICY, NOW, probe=False), POLICY, NOW, probe=False, quiet_ms=7_000)
+    kept = succeeded(health, NOW + 6_999)
+    assert (kept.gate_ms, kept.failures) == (NOW + 7_000, 0)
+    assert succeeded(kept, NOW + 7_000) is WELL
 
 
 def test_after_five_days_open_there_is_no_hope() -> None:
@@ -74,7 +81,7 @@ def test_whatever_happens_a_receiver_is_tried_again_within_half_an_hour(steps: l
     for accepted, wait_ms, quiet_ms in steps:
         now_ms = max(now_ms + wait_ms, health.gate_ms)
         if accepted:
-            health = succeeded(health)
+            health = succeeded(health, now_ms)
             assert not health.is_open
         else:
             health = failed(health, POLICY, now_ms, probe=health.is_open, quiet_ms=quiet_ms)
