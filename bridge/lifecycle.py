@@ -10,9 +10,10 @@ from msgspec.structs import replace
 
 from bridge.delivery.guard import check_resolved, parse_url
 from bridge.domain.breaker import AT_ONCE
-from bridge.domain.subscriptions import Deliver, Subscription, SubscriptionState
+from bridge.domain.subscriptions import UNCHANGED, Changes, Deliver, Subscription, SubscriptionState, check_options
 from bridge.errors import UsageError
 from bridge.filling import check_since, fill
+from bridge.store.credentials import with_changes
 from bridge.wiring import Bridge, url_policy
 
 
@@ -99,25 +100,38 @@ def finish_release(bridge: Bridge, name: str) -> None:
     bridge.subscriptions.change(name, lambda one: replace(one, releasing=False) if one.releasing else None)
 
 
-def edit(bridge: Bridge, name: str, changed: Callable[[Subscription], Subscription]) -> tuple[Subscription, str | None]:
-    """Change a subscription's URL or limits. Returns it, and a note on the URL's name.
+def edit(
+    bridge: Bridge,
+    name: str,
+    limited: Callable[[Subscription], Subscription] = lambda one: one,
+    *,
+    url: str | None = None,
+    changes: Changes = UNCHANGED,
+) -> tuple[Subscription, str | None]:
+    """Change a subscription's URL (``url``), options, or limits. Returns it, and a note on the URL's name.
+
+    Its types and statuses go by what happens from now on: what waits is sent all the same.
 
     Raises:
         NotFound: there is none of this id.
         InvalidUrl: the new URL is none that callbacks may go to.
-        UsageError: its URL is what it stands for.
+        UsageError: its URL is what it stands for, or its options would not go together.
+        SecretsUnreadable: none of BRIDGE_SECRET_KEYS opens what it has.
     """
-    old = bridge.subscriptions.get(name)
-    wanted, note = changed(old), None
-    if wanted.url != old.url:
-        if old.implicit:
-            raise UsageError(f"{name} stands for the URL that sessions name: name another there")
+    old, note = bridge.subscriptions.get(name), None
+    if old.implicit and (changes != UNCHANGED or url not in {None, old.url}):
+        raise UsageError(f"{name} stands for a URL that sessions name, and hears of those alone: it has limits only")
+    if url is not None and url != old.url:
         policy = url_policy(bridge.settings)
-        target = parse_url(wanted.url, policy)
-        note = check_resolved(target, policy)
-    new = bridge.subscriptions.change(name, changed)
-    if new is None:
-        raise AssertionError("a change that is always made was not")
+        target = parse_url(url, policy)
+        url, note = target.url, check_resolved(target, policy)
+
+    def changed(one: Subscription) -> Subscription:
+        made = limited(with_changes(one if url is None else replace(one, url=url), changes, bridge.secret_box))
+        check_options(made)
+        return made
+
+    new = bridge.subscriptions.update(name, changed)
     token = secrets.token_bytes(16)
     # A slice that holds any part of the queue finds the same by itself.
     if new.partitions != old.partitions:

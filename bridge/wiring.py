@@ -17,13 +17,12 @@ from bridge.delivery.ports import Ports
 from bridge.delivery.transport import Transport
 from bridge.domain.accounts import DEFAULT_ACCOUNT
 from bridge.domain.deliveries import Part, parts_of
-from bridge.domain.events import EVENT_TYPES, event_id, record_of_test
-from bridge.domain.notices import KINDS
+from bridge.domain.events import event_id, record_of_test
 from bridge.domain.policy import DeliveryPolicy, PollPolicy
 from bridge.domain.server_urls import NO_CLUSTER
 from bridge.domain.signing import SECRET_BYTES, encode_secret
 from bridge.domain.status import LONGEST_AGE_MS
-from bridge.domain.subscriptions import PLAIN, BodyFormat, Options, Subscription, is_asked_for
+from bridge.domain.subscriptions import PLAIN, Options, Subscription, check_options
 from bridge.errors import SettingsError, UsageError
 from bridge.observe.logs import get_logger, setup_logging
 from bridge.observe.sentry import setup_sentry
@@ -177,11 +176,6 @@ class Bridge:
         """
         policy = url_policy(self.settings)
         target = parse_url(url, policy)
-        if options.identity is not None and target.scheme != "https":
-            raise UsageError("--client-cert and --ca-file: they are for https:// URLs")
-        if options.format is BodyFormat.USMS and any(is_asked_for(EVENT_TYPES[kind], options.types) for kind in KINDS):
-            raise UsageError("--format usms: the provider's format has no words for operators' events (bridge.*)")
-        note = check_resolved(target, policy)
         name = "sub_" + b32encode(secrets.token_bytes(10)).decode().lower()
         key = options.secret or secrets.token_bytes(SECRET_BYTES)
         subscription = sealed(
@@ -195,6 +189,8 @@ class Bridge:
             options,
             self.secret_box,
         )
+        check_options(subscription)
+        note = check_resolved(target, policy)
         subscription = limited(subscription)
         self.subscriptions.put(subscription, self.settings.max_subscriptions)
         return subscription, encode_secret(key), note

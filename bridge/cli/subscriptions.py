@@ -18,6 +18,7 @@ from bridge.domain.events import STATUS_CHANGED, iso_millis
 from bridge.domain.headers import parse_headers
 from bridge.domain.subscriptions import (
     BodyFormat,
+    Changes,
     Deliver,
     Options,
     PhoneFormat,
@@ -319,9 +320,29 @@ def resume(
 
 
 @subscriptions.command()
-def edit(  # noqa: PLR0917 - a command's options; Typer calls by name
+def edit(
     subscription: _Id,
+    *,
     url: Annotated[str | None, typer.Option(metavar="URL", help="Where callbacks go from now on.")] = None,
+    types: Annotated[
+        str | None, typer.Option(metavar="TYPE,…", help="Of which types of events it hears from now on.")
+    ] = None,
+    statuses: Annotated[
+        str | None, typer.Option(metavar="STATUS,…", help="Of which statuses it hears from now on; or default: all.")
+    ] = None,
+    header: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=VALUE", help="A header to send along, in place of what it had of that name."),
+    ] = None,
+    drop_header: Annotated[
+        list[str] | None, typer.Option(metavar="NAME", help="A header to send no more; may be given again.")
+    ] = None,
+    client_cert: ClientCert = None,
+    client_key: ClientKey = None,
+    ca_file: CaFile = None,
+    drop_identity: Annotated[
+        bool, typer.Option("--drop-identity", help="Show no certificate, and trust the public authorities again.")
+    ] = False,
     rate: Rate = None,
     concurrency: Concurrency = None,
     retry: Retry = None,
@@ -329,30 +350,44 @@ def edit(  # noqa: PLR0917 - a command's options; Typer calls by name
     partitions: Partitions = None,
     json: Json = False,
 ) -> None:
-    """Change a subscription's URL or limits, for what waits too. Its id and secret stay.
+    """Change what a subscription hears of, where and how it is told, for what waits too. Its id and secret stay.
+
+    What it hears of goes by what happens from now on. A client certificate, its key and authorities are given together,
+    and replace those that it had.
 
     \b
     bridge subscriptions edit sub_abcdefghijklmnop --rate 50 --concurrency 5
+    bridge subscriptions edit sub_abcdefghijklmnop --header "Authorization=Bearer …" --statuses failed,expired
     """
-    if all(given is None for given in (url, rate, concurrency, retry, max_batch, partitions)):
-        raise UsageError("nothing to change: give --url, --rate, --concurrency, --retry, --max-batch or --partitions")
-    from msgspec.structs import replace
-
-    from bridge.lifecycle import edit as edit_it
-
-    limited = limits(rate, concurrency, retry, max_batch, partitions)
     given = {
         "url": url,
+        "types": types,
+        "statuses": statuses,
+        "headers": header or drop_header,
+        "identity": client_cert or client_key or ca_file or drop_identity or None,
         "rate": rate,
         "concurrency": concurrency,
         "retry": retry,
         "max_batch": max_batch,
         "partitions": partitions,
     }
-    # Not the values: a URL may hold a token.
+    # Not the values: a URL or a header may hold a token.
     changed = [name for name, value in given.items() if value is not None]
+    if not changed:
+        raise UsageError("nothing to change: give some of its options; `bridge subscriptions edit --help` lists them")
+    from bridge.lifecycle import edit as edit_it
+
+    limited = limits(rate, concurrency, retry, max_batch, partitions)
+    changes = Changes(
+        types=None if types is None else parse_types(types),
+        statuses=() if statuses == "default" else None if statuses is None else parse_statuses(statuses),
+        headers=parse_headers(header or ()),
+        drop_headers=tuple(drop_header or ()),
+        identity=read_identity(client_cert, client_key, ca_file),
+        drop_identity=drop_identity,
+    )
     with opened() as bridge, audited(bridge, "subscriptions edit", known(bridge, subscription), {"changed": changed}):
-        edited, note = edit_it(bridge, subscription, lambda one: limited(one if url is None else replace(one, url=url)))
+        edited, note = edit_it(bridge, subscription, limited, url=url, changes=changes)
     show(about(edited), json=True) if json else print(f"edited {edited.id}")
     if note is not None:
         print(f"note: {note}", file=sys.stderr)

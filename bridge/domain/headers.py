@@ -55,6 +55,21 @@ def check_headers(headers: Sequence[tuple[str, str]]) -> tuple[tuple[str, str], 
     return tuple(headers)
 
 
+def changed_headers(
+    headers: Sequence[tuple[str, str]], given: Sequence[tuple[str, str]], dropped: Iterable[str]
+) -> tuple[tuple[str, str], ...]:
+    """``headers`` with those given, each in place of what there was of its name, and without those dropped.
+
+    Raises UsageError: one that is dropped is not there, or callbacks may not carry what comes of it.
+    """
+    there = {_plain(name) for name, _ in headers}
+    for name in dropped:
+        if _plain(name) not in there:
+            raise UsageError(f"--drop-header: there is no {name[:40]!a}")
+    gone = {_plain(name) for name in (*dropped, *(name for name, _ in given))}
+    return check_headers([*(one for one in headers if _plain(one[0]) not in gone), *given])
+
+
 def _split(given: str) -> tuple[str, str]:
     name, separator, value = given.partition("=")
     if not separator:

@@ -182,13 +182,37 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     identity: tuple[Identity, int] | None = None
 
 
+class Changes(msgspec.Struct, frozen=True, kw_only=True):
+    """What is to become of a subscription's options: what is None, or nothing, stays.
+
+    ``headers`` are names and values, each in place of one of that name; ``identity`` as in ``Options``.
+    """
+
+    types: tuple[str, ...] | None = None
+    statuses: tuple[str, ...] | None = None
+    headers: tuple[tuple[str, str], ...] = ()
+    drop_headers: tuple[str, ...] = ()
+    identity: tuple[Identity, int] | None = None
+    drop_identity: bool = False
+
+
 PLAIN = Options()
+UNCHANGED = Changes()
 WILDCARDS = ("sms.*", "bridge.*")
 
 
 def parse_types(text: str) -> tuple[str, ...]:
     """The event types, ``sms.*`` and ``bridge.*`` among them, in a list with commas between. Raises UsageError."""
     return _parse_names(text, "--types", (*EVENT_TYPES.values(), *WILDCARDS))
+
+
+def check_options(subscription: Subscription) -> None:
+    """Raise UsageError where what a subscription asks for does not go together."""
+    if subscription.identity is not None and not subscription.url.startswith("https://"):
+        raise UsageError("--client-cert and --ca-file: they are for https:// URLs")
+    operators = [name for name in EVENT_TYPES.values() if name.startswith("bridge.") and name != TEST]
+    if subscription.format is BodyFormat.USMS and any(is_asked_for(name, subscription.types) for name in operators):
+        raise UsageError("--format usms: the provider's format has no words for operators' events (bridge.*)")
 
 
 def is_asked_for(event_type: str, asked: Sequence[str]) -> bool:

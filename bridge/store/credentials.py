@@ -5,15 +5,24 @@ from __future__ import annotations
 
 import hmac
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import cast
 
 import msgspec
 
 from bridge.domain.accounts import Account
 from bridge.domain.credentials import Credentials, Identity, SigningKey
+from bridge.domain.headers import changed_headers
 from bridge.domain.signing import SECRET_BYTES
-from bridge.domain.subscriptions import Options, PhoneFormat, RetiredKey, SealedHeader, SealedIdentity, Subscription
+from bridge.domain.subscriptions import (
+    Changes,
+    Options,
+    PhoneFormat,
+    RetiredKey,
+    SealedHeader,
+    SealedIdentity,
+    Subscription,
+)
 from bridge.errors import NotFound, SecretsUnreadable, UsageError
 from bridge.store import keys
 from bridge.store.accounts import AccountStore
@@ -41,18 +50,38 @@ def sealed(subscription: Subscription, options: Options, box: SecretBox) -> Subs
         phones=options.phones,
         format=options.format,
         phone_key=phone_key and box.seal(phone_key, _phones(subscription.id)),
-        headers=tuple(
-            SealedHeader(name, box.seal(value.encode(), _header(subscription.id, name)))
-            for name, value in options.headers
-        ),
-        identity=_sealed_identity(subscription.id, options, box),
+        headers=_sealed_headers(subscription.id, options.headers, box),
+        identity=options.identity and _sealed_identity(subscription.id, *options.identity, box),
     )
 
 
-def _sealed_identity(subscription: str, options: Options, box: SecretBox) -> SealedIdentity | None:
-    if options.identity is None:
-        return None
-    identity, expires_ms = options.identity
+def with_changes(subscription: Subscription, changes: Changes, box: SecretBox) -> Subscription:
+    """The subscription with what of its options is to be another, its secrets sealed.
+
+    Raises:
+        UsageError: a header that is to be dropped is not there, or callbacks may not carry what comes of them.
+        SecretsUnreadable: none of BRIDGE_SECRET_KEYS opens those that it has.
+    """
+    headers, identity = subscription.headers, subscription.identity
+    if changes.headers or changes.drop_headers:
+        had = [(one.name, box.open(one.sealed, _header(subscription.id, one.name)).decode()) for one in headers]
+        headers = _sealed_headers(subscription.id, changed_headers(had, changes.headers, changes.drop_headers), box)
+    if changes.identity or changes.drop_identity:
+        identity = changes.identity and _sealed_identity(subscription.id, *changes.identity, box)
+    return msgspec.structs.replace(
+        subscription,
+        types=subscription.types if changes.types is None else changes.types,
+        statuses=subscription.statuses if changes.statuses is None else changes.statuses,
+        headers=headers,
+        identity=identity,
+    )
+
+
+def _sealed_headers(subscription: str, headers: Iterable[tuple[str, str]], box: SecretBox) -> tuple[SealedHeader, ...]:
+    return tuple(SealedHeader(name, box.seal(value.encode(), _header(subscription, name))) for name, value in headers)
+
+
+def _sealed_identity(subscription: str, identity: Identity, expires_ms: int, box: SecretBox) -> SealedIdentity:
     packed = msgspec.msgpack.encode(identity)
     return SealedIdentity(box.seal(packed, _identity(subscription)), expires_ms, bool(identity.authorities))
 

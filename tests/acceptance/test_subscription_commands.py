@@ -13,7 +13,7 @@ import pytest
 
 from bridge.domain.events import iso_millis
 from bridge.domain.signing import encode_secret
-from bridge.domain.subscriptions import BodyFormat, PhoneFormat
+from bridge.domain.subscriptions import BodyFormat, Options, PhoneFormat
 from bridge.wiring import Bridge
 from tests.commands import URL, Terminal, deliveries_in_every_state
 from tests.hostile import Certificate
@@ -197,6 +197,59 @@ def test_a_client_certificate_is_taken_from_files_and_never_shown(
     for wrong in (files[:2], files[2:4], ("--ca-file", "/nowhere"), ("--ca-file", "/dev/null")):
         refused = terminal("subscriptions", "add", URL, *wrong)
         assert (refused.code, refused.out) == (2, "")
+
+
+def test_what_a_subscription_was_told_is_edited(bridge: Bridge, terminal: Terminal, tmp_path: Path) -> None:
+    """A token that leaked, a certificate that ends, a filter that was too narrow: none is worth what waits."""
+    add = ("subscriptions", "add", URL, "--header", "Authorization=Bearer old", "--header", "X-Tenant=7", "--json")
+    (row,) = terminal(*add).rows()
+    name = str(row["id"])
+    client = Certificate(tmp_path / "client.pem", "one.example")
+    files = ("--client-cert", str(client.path), "--client-key", str(client.path), "--ca-file", str(client.path))
+    filters = ("--types", "sms.*", "--statuses", "failed,expired")
+    headers = ("--header", "authorization=Bearer new", "--drop-header", "X-Tenant")
+    assert terminal("subscriptions", "edit", name, *filters, *headers, *files).out == f"edited {name}\n"
+    found = bridge.subscriptions.get(name)
+    assert (found.types, set(found.statuses)) == (("sms.*",), {"failed", "expired"})
+    kept = bridge.signing_keys.of(found)
+    assert kept.headers == (b"authorization: Bearer new",)
+    assert kept.identity is not None
+    assert kept.identity.certificate == kept.identity.authorities == client.pem
+    assert terminal("subscriptions", "edit", name, "--statuses", "default", "--drop-identity").code == 0
+    found = bridge.subscriptions.get(name)
+    assert (found.statuses, found.identity, found.types) == ((), None, ("sms.*",))
+    assert bridge.signing_keys.of(found).headers == kept.headers
+    (noted,) = terminal("audit", "--limit", "1", "--json").rows()
+    assert noted["details"] == {"changed": ["statuses", "identity"]}
+
+
+@pytest.mark.parametrize(
+    ("options", "complaint"),
+    [
+        (["--types", "sms.status"], "--types: there is no 'sms.status'"),
+        (["--types", "bridge.*"], "--format usms: the provider's format has no words"),
+        (["--statuses", "fail"], "--statuses: there is no 'fail'"),
+        (["--header", "Host=x"], "--header Host: callbacks have a host of their own"),
+        (["--drop-header", "X-Tenant"], "--drop-header: there is no 'X-Tenant'"),
+        (["--client-cert", "/nowhere"], "--client-cert"),
+    ],
+)
+def test_a_wrong_edit_is_refused_by_name_and_changes_nothing(
+    bridge: Bridge, terminal: Terminal, options: list[str], complaint: str
+) -> None:
+    before = bridge.subscribe(URL, options=Options(format=BodyFormat.USMS))[0]
+    ran = terminal("subscriptions", "edit", before.id, *options, "--rate", "7")
+    assert (ran.code, ran.out) == (2, "")
+    assert complaint in ran.err
+    assert bridge.subscriptions.get(before.id) == before
+
+
+def test_what_stands_for_a_url_has_limits_only(bridge: Bridge, terminal: Terminal) -> None:
+    name = bridge.callback_urls.subscribe("default", "https://example.com/one", 1)
+    for options in (("--types", "sms.*"), ("--header", "X-Tenant=7"), ("--url", "https://example.com/two")):
+        ran = terminal("subscriptions", "edit", name, *options)
+        assert (ran.code, "hears of those alone: it has limits only" in ran.err) == (2, True)
+    assert terminal("subscriptions", "edit", name, "--rate", "5").code == 0
 
 
 def test_a_subscription_with_a_time_hears_of_what_was_recorded_since(bridge: Bridge, terminal: Terminal) -> None:

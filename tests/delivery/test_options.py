@@ -15,13 +15,16 @@ from bridge.domain.deliveries import Part
 from bridge.domain.events import event_id, record_of_test, unpack
 from bridge.domain.formats import hashed
 from bridge.domain.signing import decode_secret, signature
-from bridge.domain.subscriptions import BodyFormat, Options, PhoneFormat
+from bridge.domain.subscriptions import BodyFormat, Changes, Options, PhoneFormat
 from bridge.domain.tracking import parse_item
 from bridge.errors import InvalidSession, UsageError
+from bridge.lifecycle import edit
 from bridge.wiring import Bridge
 from tests.delivery.slices import QUICK, Running, drain, publish, run
-from tests.hostile import Server, answering, ok, serving
+from tests.hostile import Connection, Server, answering, ok, serving
 from tests.parts import PHONE, Parts, entry, until
+
+REFUSED = b"HTTP/1.1 401 No\r\nContent-Length: 0\r\n\r\n"
 
 
 @pytest.fixture
@@ -105,6 +108,25 @@ def test_headers_arrive_as_given_beside_ours(bridge: Bridge, log: Parts) -> None
     assert (found["authorization"], found["x-tenant"]) == ("Bearer abc==", "7")
     assert found["user-agent"] == "usms-bridge/test"
     Webhook(secret).verify(body, found)
+
+
+def test_an_edited_header_goes_with_what_waits(bridge: Bridge, log: Parts) -> None:
+    """Within the slice that has it: a gateway refuses the old token, and the same event comes with the new one."""
+    tokens: list[bytes] = []
+
+    def behave(connection: Connection) -> None:
+        while (came := connection.request()) is not None:
+            tokens.append(next(line for line in came[0].split(b"\r\n") if line.startswith(b"X-Token")))
+            if len(tokens) == 1:
+                edit(bridge, subscription.id, changes=Changes(headers=(("X-Token", "new"),)))
+            connection.sock.sendall(ok() if tokens[-1].endswith(b"new") else REFUSED)
+
+    with serving(behave) as server:
+        subscription, _, _ = bridge.subscribe(server.url, options=Options(headers=(("X-Token", "old"),)))
+        log.write("s1", entry("s1", to=[subscription.id]))
+        report = run(bridge, msgspec.structs.replace(QUICK, retry_ms=(20,) * 100))
+    assert report.accepted == 1
+    assert (tokens[0], tokens[-1]) == (b"X-Token: old", b"X-Token: new")
 
 
 def test_a_headers_value_is_nowhere_in_the_store(bridge: Bridge, log: Parts) -> None:

@@ -151,7 +151,7 @@ def test_another_url_is_tried_at_once(bridge: Bridge, log: Parts) -> None:
         told = publish(log, name, sessions=30)
         run(bridge, policy(retry_ms=LATER))
         assert bridge.queues.health([Part(name)])[0].is_open
-        edit(bridge, name, lambda one: msgspec.structs.replace(one, url=server.url))
+        edit(bridge, name, url=server.url)
         drain(bridge, policy(retry_ms=LATER))
     assert receiver.accepted == told
     log.assert_index_is_right()

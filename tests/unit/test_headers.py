@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bridge.domain.headers import MOST_BYTES, MOST_HEADERS, check_headers, parse_headers
+from bridge.domain.headers import MOST_BYTES, MOST_HEADERS, changed_headers, check_headers, parse_headers
 from bridge.errors import UsageError
 
 LETTERS = "!#$%&'*+-.^_`|~0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
@@ -163,3 +163,29 @@ def test_a_refusal_says_what_to_give(header: str, says: str) -> None:
     with pytest.raises(UsageError) as caught:
         parse_headers([header])
     assert str(caught.value).startswith(says)
+
+
+HAD = (("Authorization", "Bearer old"), ("X-Tenant", "7"))
+
+
+@pytest.mark.parametrize(
+    ("given_headers", "dropped", "left"),
+    [
+        ([], [], HAD),
+        ([("authorization", "Bearer new")], [], (("X-Tenant", "7"), ("authorization", "Bearer new"))),
+        ([("Authorization_", "1")], ["x_tenant"], (("Authorization", "Bearer old"), ("Authorization_", "1"))),
+        ([("X-Tenant", "8")], ["X-Tenant"], (("Authorization", "Bearer old"), ("X-Tenant", "8"))),
+        ([], ["authorization", "X-Tenant"], ()),
+    ],
+)
+def test_a_header_takes_the_place_of_one_of_its_name(
+    given_headers: list[tuple[str, str]], dropped: list[str], left: tuple[tuple[str, str], ...]
+) -> None:
+    assert changed_headers(HAD, given_headers, dropped) == left
+
+
+def test_what_comes_of_a_change_is_checked_whole() -> None:
+    with pytest.raises(UsageError, match="--drop-header: there is no 'X-Other'"):
+        changed_headers(HAD, [], ["X-Other"])
+    with pytest.raises(UsageError, match="more than 8,192 bytes in all"):
+        changed_headers((("a", "v" * 8_000),), [("b", "v" * 200)], [])

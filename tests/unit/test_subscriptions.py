@@ -10,9 +10,12 @@ import pytest
 from bridge.domain import events
 from bridge.domain.receipts import Status
 from bridge.domain.subscriptions import (
+    BodyFormat,
+    SealedIdentity,
     Subscription,
     SubscriptionState,
     callback_id,
+    check_options,
     is_asked_for,
     parse_statuses,
     parse_types,
@@ -27,6 +30,18 @@ def subscription(**fields: object) -> Subscription:
 
 def changed(status: Status) -> events.Record:
     return events.Record(1, "s1", "1", "", status, 0, 1, False, False, "x", "", "", 1, 1, 1, 0, "")
+
+
+def test_what_does_not_go_together_is_refused() -> None:
+    certificate = SealedIdentity(b"", 0, own_authorities=False)
+    check_options(subscription(identity=certificate))
+    with pytest.raises(UsageError, match="they are for https:// URLs"):
+        check_options(subscription(identity=certificate, url="http://example.com/"))
+    check_options(subscription(format=BodyFormat.USMS, types=("sms.*", "bridge.test")))
+    for kind in ("bridge.*", "bridge.subscription.disabled", "bridge.delivery.exhausted", "bridge.backlog.dropped"):
+        check_options(subscription(types=(kind,)))
+        with pytest.raises(UsageError, match="the provider's format has no words"):
+            check_options(subscription(format=BodyFormat.USMS, types=("sms.*", kind)))
 
 
 @pytest.mark.parametrize("state", SubscriptionState)
