@@ -185,7 +185,8 @@ def test_a_header_takes_the_place_of_one_of_its_name(
 
 
 def test_what_comes_of_a_change_is_checked_whole() -> None:
-    with pytest.raises(UsageError, match="--drop-header: there is no 'X-Other'"):
-        changed_headers(HAD, [], ["X-Other"])
+    with pytest.raises(UsageError) as caught:
+        changed_headers(HAD, [], ["X-" + 50 * "o"])
+    assert str(caught.value) == f"--drop-header: there is no 'X-{38 * 'o'}'"
     with pytest.raises(UsageError, match="more than 8,192 bytes in all"):
         changed_headers((("a", "v" * 8_000),), [("b", "v" * 200)], [])
