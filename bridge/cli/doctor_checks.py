@@ -178,8 +178,7 @@ def _certificates(bridge: Bridge) -> Iterator[Finding]:
     }
     soon = {name: end_ms for name, end_ms in ends.items() if end_ms < now_ms + CERTIFICATE_WARNS_MS}
     for name, end_ms in soon.items():
-        # An id and a secret belong to one subscription: with another certificate it is another one.
-        action = "get a new certificate, add a subscription with it, and remove this one"
+        action = f"get a new one: `bridge subscriptions edit {name} --client-cert F --client-key F`"
         if end_ms <= now_ms:
             yield fail("certificates", f"{name}: its client certificate ended on {iso_millis(end_ms)}", action)
         else:

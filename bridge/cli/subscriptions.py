@@ -352,8 +352,8 @@ def edit(
 ) -> None:
     """Change what a subscription hears of, where and how it is told, for what waits too. Its id and secret stay.
 
-    What it hears of goes by what happens from now on. A client certificate, its key and authorities are given together,
-    and replace those that it had.
+    What it hears of goes by what happens from now on. A client certificate is given with its key; authorities stay as
+    they were beside it, and it beside them.
 
     \b
     bridge subscriptions edit sub_abcdefghijklmnop --rate 50 --concurrency 5

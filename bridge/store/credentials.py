@@ -62,12 +62,13 @@ def with_changes(subscription: Subscription, changes: Changes, box: SecretBox) -
         UsageError: a header that is to be dropped is not there, or callbacks may not carry what comes of them.
         SecretsUnreadable: none of BRIDGE_SECRET_KEYS opens those that it has.
     """
-    headers, identity = subscription.headers, subscription.identity
+    headers, identity = subscription.headers, None if changes.drop_identity else subscription.identity
     if changes.headers or changes.drop_headers:
         had = [(one.name, box.open(one.sealed, _header(subscription.id, one.name)).decode()) for one in headers]
         headers = _sealed_headers(subscription.id, changed_headers(had, changes.headers, changes.drop_headers), box)
-    if changes.identity or changes.drop_identity:
-        identity = changes.identity and _sealed_identity(subscription.id, *changes.identity, box)
+    if changes.identity:
+        before = _opened_identity(subscription.id, identity, box)
+        identity = _sealed_identity(subscription.id, *_with_parts(changes.identity, before), box)
     return msgspec.structs.replace(
         subscription,
         types=subscription.types if changes.types is None else changes.types,
@@ -75,6 +76,21 @@ def with_changes(subscription: Subscription, changes: Changes, box: SecretBox) -
         headers=headers,
         identity=identity,
     )
+
+
+def _with_parts(given: tuple[Identity, int], present: tuple[Identity, int]) -> tuple[Identity, int]:
+    """A certificate with its key replaces one, and authorities replace authorities: each leaves the other as it was."""
+    (identity, expires_ms), (before, before_ms) = given, present
+    if not identity.certificate:
+        identity = msgspec.structs.replace(identity, certificate=before.certificate, key=before.key)
+        expires_ms = before_ms
+    return msgspec.structs.replace(identity, authorities=identity.authorities or before.authorities), expires_ms
+
+
+def _opened_identity(subscription: str, held: SealedIdentity | None, box: SecretBox) -> tuple[Identity, int]:
+    if held is None:
+        return Identity(b"", b"", b""), 0
+    return _identities.decode(box.open(held.sealed, _identity(subscription))), held.expires_ms
 
 
 def _sealed_headers(subscription: str, headers: Iterable[tuple[str, str]], box: SecretBox) -> tuple[SealedHeader, ...]:

@@ -11,6 +11,7 @@ from typing import cast
 
 import pytest
 
+from bridge.domain.credentials import Identity
 from bridge.domain.events import iso_millis
 from bridge.domain.signing import encode_secret
 from bridge.domain.subscriptions import BodyFormat, Options, PhoneFormat
@@ -221,6 +222,31 @@ def test_what_a_subscription_was_told_is_edited(bridge: Bridge, terminal: Termin
     assert bridge.signing_keys.of(found).headers == kept.headers
     (noted,) = terminal("audit", "--limit", "1", "--json").rows()
     assert noted["details"] == {"changed": ["statuses", "identity"]}
+
+
+def test_a_certificate_is_renewed_without_its_authorities(bridge: Bridge, terminal: Terminal, tmp_path: Path) -> None:
+    old, new, other = (Certificate(tmp_path / f"{name}.pem", "one.example") for name in ("old", "new", "other"))
+
+    def shown(one: Certificate) -> tuple[str, ...]:
+        return ("--client-cert", str(one.path), "--client-key", str(one.path))
+
+    def held(*options: str) -> tuple[Identity, int]:
+        assert terminal("subscriptions", "edit", name, *options).code == 0
+        found = bridge.subscriptions.get(name)
+        identity = bridge.signing_keys.of(found).identity
+        assert found.identity is not None
+        assert identity is not None
+        return identity, found.identity.expires_ms
+
+    (row,) = terminal("subscriptions", "add", URL, *shown(old), "--ca-file", str(other.path), "--json").rows()
+    name = str(row["id"])
+    renewed, until_ms = held(*shown(new))
+    assert (renewed.certificate, renewed.authorities) == (new.pem, other.pem)
+    trusting, kept_ms = held("--ca-file", str(old.path))
+    assert (trusting.certificate, trusting.key, trusting.authorities) == (new.pem, renewed.key, old.pem)
+    assert until_ms == kept_ms > 0
+    alone, _ = held("--drop-identity", *shown(old))
+    assert (alone.certificate, alone.authorities) == (old.pem, b"")
 
 
 @pytest.mark.parametrize(
