@@ -110,7 +110,8 @@ def edit(
 ) -> tuple[Subscription, str | None]:
     """Change a subscription's URL (``url``), options, or limits. Returns it, and a note on the URL's name.
 
-    Its types and statuses go by what happens from now on: what waits is sent all the same.
+    Its types and statuses go by what happens from now on: what waits is sent all the same. Where it goes to another
+    URL, or with other headers or another certificate, what waits is tried at once.
 
     Raises:
         NotFound: there is none of this id.
@@ -136,8 +137,8 @@ def edit(
     # A slice that holds any part of the queue finds the same by itself.
     if new.partitions != old.partitions:
         bridge.queues.forget_health(name, token)
-    if new.url != old.url:
-        # What is known of the receiver is known of another.
+    if (new.url, new.headers, new.identity) != (old.url, old.headers, old.identity):
+        # What is known of the receiver is known of another, or of a token that it may have refused.
         for part in bridge.parts_of(new):
             bridge.queues.note_health(token, part, AT_ONCE, held=False)
     return new, note

@@ -352,7 +352,8 @@ def edit(
 ) -> None:
     """Change what a subscription hears of, where and how it is told, for what waits too. Its id and secret stay.
 
-    What it hears of goes by what happens from now on. A client certificate is given with its key; authorities stay as
+    What it hears of goes by what happens from now on. With another URL, header or certificate, what is being retried
+    is tried at once. A client certificate is given with its key; authorities stay as
     they were beside it, and it beside them.
 
     \b

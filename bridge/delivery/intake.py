@@ -269,8 +269,9 @@ class Intake:
             if new is None or new == queue.subscription:
                 continue  # one that was removed is lost with the next settlement: its holds went with it
             if new.is_active and (credentials := self._credentials_of(new)) is not None:
-                if new.url != queue.subscription.url:
-                    queue.health = AT_ONCE  # what is known is known of another receiver
+                shown = (credentials.headers, credentials.identity)
+                if new.url != queue.subscription.url or shown != (queue.headers, queue.identity):
+                    queue.health = AT_ONCE  # what is known is known of another receiver, or of what it was shown
                 queue.configure(new, credentials, self._policy)
                 if self._partitions(new.id) != queue.part.of:
                     queue.leaving = True

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import threading
 import time
 from collections.abc import Iterator
 
@@ -12,7 +13,7 @@ import pytest
 from bridge.domain.breaker import BreakerPolicy
 from bridge.domain.deliveries import Part
 from bridge.domain.policy import DeliveryPolicy
-from bridge.domain.subscriptions import Deliver, Subscription, SubscriptionState
+from bridge.domain.subscriptions import Changes, Deliver, Options, Subscription, SubscriptionState
 from bridge.lifecycle import edit, finish_release, pause, resume
 from bridge.store.subscriptions import SubscriptionStore
 from bridge.wiring import Bridge
@@ -22,6 +23,7 @@ from tests.parts import Parts, entry, until
 
 HOUR_MS = 3_600_000
 LATER = (HOUR_MS,) * 5
+REFUSED = b"HTTP/1.1 401 No\r\nContent-Length: 0\r\n\r\n"
 GONE = b"HTTP/1.1 410 Gone\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
 
 
@@ -154,6 +156,40 @@ def test_another_url_is_tried_at_once(bridge: Bridge, log: Parts) -> None:
         edit(bridge, name, url=server.url)
         drain(bridge, policy(retry_ms=LATER))
     assert receiver.accepted == told
+    log.assert_index_is_right()
+
+
+@pytest.mark.parametrize("is_held", [False, True])
+def test_so_is_another_token(bridge: Bridge, log: Parts, is_held: bool) -> None:
+    """A receiver, or a gateway before it, that refused the old one said nothing of the new one."""
+    accepted: list[bytes] = []
+    places, edited = itertools.count(), threading.Event()
+
+    def behave(connection: Connection) -> None:
+        while (came := connection.request()) is not None:
+            if is_held and next(places) == 1:
+                assert edited.wait(20), "a slice has it all the while"
+            well = b"X-Token: new" in came[0]
+            accepted.extend([came[1]] * well)
+            connection.sock.sendall(ok() if well else REFUSED)
+
+    later = policy(retry_ms=LATER, timeout_ms=20_000)
+    changes = Changes(headers=(("X-Token", "new"),))
+    with serving(behave) as server:
+        name = bridge.subscribe(server.url, options=Options(headers=(("X-Token", "old"),)))[0].id
+        told = publish(log, name, sessions=2 if is_held else 30)
+        if is_held:
+            with Running(bridge, later):
+                until(lambda: attempts_of(bridge, name) == [0, 1])
+                edit(bridge, name, changes=changes)
+                edited.set()
+                until(lambda: not attempts_of(bridge, name))
+        else:
+            run(bridge, later)
+            assert bridge.queues.health([Part(name)])[0].is_open
+            edit(bridge, name, changes=changes)
+            drain(bridge, later)
+    assert len(accepted) == len(told)
     log.assert_index_is_right()
 
 
