@@ -11,6 +11,7 @@ from bridge.delivery.queue import HeldQueue, Host
 from bridge.domain.breaker import AT_ONCE, WELL, Health
 from bridge.domain.credentials import Credentials
 from bridge.domain.deliveries import Claimed, Part, Settlement, Wanted
+from bridge.domain.outcome import Verdict
 from bridge.domain.policy import DeliveryPolicy
 from bridge.domain.subscriptions import Subscription
 from bridge.errors import SecretsUnreadable
@@ -24,6 +25,7 @@ _HASTEN_FOR_MS = 4
 """How long, a turn, a slice sees to the retries of a receiver that is back: a million of them are the server's work
 for a second, and neither it nor this slice is to keep others waiting for so long.
 """
+_DONE_WITH = frozenset({Verdict.ACCEPTED, Verdict.DEAD})
 _PATIENCE_MS = 1_000
 """How long a slice leaves a second part of a subscription to others, before it serves that too; and how often it asks
 for another slice, where more queues are due than it holds."""
@@ -52,6 +54,7 @@ class Intake:
         self._claim: Errand[Claimed] | None = None
         self._settling: Errand[Mapping[tuple[str, int], int]] | None = None
         self._sent: dict[tuple[str, int], list[Settlement]] = {}
+        self._done: list[tuple[HeldQueue, tuple[bytes, bytes]]] = []
         self._shards = shards
         self._complain = complain
         self._disabled = disabled
@@ -217,7 +220,11 @@ class Intake:
         for queue in self.queues.values():
             for one in queue.settled:
                 sent.setdefault((queue.id, one.lane.shard), []).append(one)
-                queue.under_way.discard((one.lane.lane, one.lane.position))
+                event = (one.lane.lane, one.lane.position)
+                if one.verdict in _DONE_WITH:
+                    self._done.append((queue, event))
+                else:
+                    queue.in_hand.discard(event)
             queue.settling, queue.settled = bool(queue.settled), []
         if sent:
             self._sent = sent
@@ -231,6 +238,9 @@ class Intake:
             if count < 0:
                 self._lose(self._holding(name, shard))
         self._settling = None
+        for queue, event in self._done:
+            queue.in_hand.discard(event)
+        self._done.clear()
         for queue in self.queues.values():
             queue.settling = False
 

@@ -216,8 +216,6 @@ class Slice:
         if request is not None:
             queue.in_flight += 1
             queue.host.in_flight += 1
-            members = cast("Flight", request.key).members
-            queue.under_way.update((one.lane.lane, one.lane.position) for one in members)
             self._bytes += len(request.body)
             self._transport.start(request)
 

@@ -44,8 +44,9 @@ class HeldQueue:
     ``lost`` once another one does; ``ending``, why it is to be disabled.
     ``most_batch`` is how many events a callback may carry by its subscription, ``batch`` by what became of the last
     ones; 0: each callback is one event.
-    ``awaited``: lanes of it are being claimed; ``settling``: outcomes of it are being written down. ``under_way``: of
-    which lanes which events are sent, until what came of that is on its way to the store.
+    ``awaited``: lanes of it are being claimed; ``settling``: outcomes of it are being written down. ``in_hand``: of
+    which lanes which events are ready or sent, until what came of that is on its way to the store; where it is the last
+    word on an event, until the store has that: a claim that overtakes it may still give the event out.
     ``health`` is how its receiver is, ``noted`` what the store knows of that. ``parked`` once its subscription is
     paused or disabled: nothing more of it is started. ``leaving`` once its subscription is cut into other parts.
     """
@@ -69,7 +70,7 @@ class HeldQueue:
         self.shards: set[int] = set()
         self.ready: deque[Ready] = deque()
         self.in_flight = 0
-        self.under_way: set[tuple[bytes, bytes]] = set()
+        self.in_hand: set[tuple[bytes, bytes]] = set()
         self.settled: list[Settlement] = []
         self.awaited = self.settling = False
         self.lost = False
@@ -142,17 +143,22 @@ class HeldQueue:
         """Take in lanes that were claimed at ``now_ms``, the oldest first. Returns how many are to be sent.
 
         The others go back untried: all of them where meanwhile nothing is to be sent any more, or not yet; all but the
-        oldest where that one is to be a probe. What is under way here is neither: its lease ended while the store was
-        waited for, and what comes of it counts under the new one.
+        oldest where that one is to be a probe. What is in hand here is neither: its lease ended while the store was
+        waited for, or went with a store that was replaced. What is ready of it goes on with the new one, and what comes
+        of what is under way counts under that.
         """
-        if self.under_way:
-            claimed = [one for one in claimed if (one.lane.lane, one.lane.position) not in self.under_way]
+        if not self.in_hand.isdisjoint(map(_event_of, claimed)):
+            again = {_event_of(one) for one in claimed}
+            self.in_hand.difference_update(again.intersection(map(_event_of, self.ready)))
+            self.ready = deque(one for one in self.ready if _event_of(one) not in again)
+            claimed = [one for one in claimed if _event_of(one) not in self.in_hand]
         keep = len(claimed)
         if self.parked or self.leaving or self.ending or self.health.hastening or now_ms < self.health.gate_ms:
             keep = 0
         elif self.health.is_open:
             keep = 1
         self.ready += claimed[:keep]
+        self.in_hand.update(map(_event_of, claimed[:keep]))
         self.settled += [Settlement(one.lane, None, due_ms=now_ms) for one in claimed[keep:]]
         # A backlog that is sent as fast as it is claimed gets a larger buffer, for fewer claims.
         if len(claimed) >= self._buffer // 2 and now_ms - self._took_ms < _SOON_MS:
@@ -195,6 +201,8 @@ class HeldQueue:
         """
         if now_ms + self._timeout_ms // 2 < ready.lease_end_ms:
             self.settled.append(Settlement(ready.lane, None, due_ms=now_ms))
+        else:
+            self.in_hand.discard(_event_of(ready))
 
     def hand_all_back(self, now_ms: int) -> None:
         """Let all that is ready be claimed again, and be careful with what follows."""
@@ -241,3 +249,8 @@ class HeldQueue:
         if pace_ms == self.health.pace_ms:
             return self.health
         return msgspec.structs.replace(self.health, pace_ms=pace_ms)
+
+
+def _event_of(ready: Ready) -> tuple[bytes, bytes]:
+    """A lane, and which of its events."""
+    return ready.lane.lane, ready.lane.position

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
+from typing import cast
 
 import pytest
 from msgspec.structs import replace
 
 from bridge.delivery import intake, loop
-from bridge.domain.deliveries import Part
+from bridge.delivery.queue import HeldQueue, Host
+from bridge.domain.credentials import Credentials
+from bridge.domain.deliveries import Lane, Part, Ready
 from bridge.store import keys
+from bridge.store.line import Errand, Line
 from bridge.wiring import Bridge
 from tests.delivery.slices import QUICK, Arrival, Receiver, Running, drain, hanging, publish, run, subscribe
 from tests.hostile import serving
-from tests.parts import Parts, until
+from tests.parts import Parts, subscription, until
 
 
 @pytest.fixture
@@ -97,6 +101,74 @@ def test_a_queue_that_is_lost_in_one_shard_is_let_go_of_in_all(bridge: Bridge, l
         receiver.on_arrival = lose
         assert run(bridge).unsettled > 0
     assert [key.decode() for key in log.client.scan("*:hold:*")] == [home]
+
+
+def lose_leases(log: Parts, name: str) -> None:
+    """As a store does that loses its last second: what is leased there is due."""
+    for shard in range(log.shards):
+        for lane in cast("list[bytes]", log.redis.zrange(keys.queue(shard, name), 0, -1)):
+            log.redis.zadd(keys.queue(shard, name), {lane: log.now_ms()}, xx=True)
+            log.redis.zadd(keys.index(shard), {keys.queue_member(name): log.now_ms()})
+
+
+def test_what_is_ready_is_not_sent_twice_when_its_lease_went_with_the_store(bridge: Bridge, log: Parts) -> None:
+    """Fault: a store that had lost its last second gave out again what a slice still had ready, and that slice sent it
+    twice, though nothing that it had written down was lost.
+
+    Cause: of what it claimed it let be what was under way alone. Fix: what is ready too.
+    """
+    receiver = Receiver(takes_s=0.01)
+    with serving(receiver) as server:
+        name = subscribe(bridge, server.url)
+        receiver.on_arrival = lambda _arrival: lose_leases(log, name)
+        told = publish(log, name, sessions=20)
+        drain(bridge, replace(QUICK, concurrency=1))
+    assert receiver.accepted == told
+
+
+def test_what_was_accepted_is_not_sent_again_by_a_claim_that_overtook_the_outcome(
+    bridge: Bridge, log: Parts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As above, a moment later: what came of it is on its way to the store, on another connection than the claim."""
+    settle = Line.settle
+
+    class Late:
+        """An outcome that arrives after something else was looked for and sent."""
+
+        def __init__(self, run: Callable[[], Errand[Mapping[tuple[str, int], int]]]) -> None:
+            self._run = run
+            self._looks = 0
+
+        def done(self) -> bool:
+            self._looks += 1
+            return self._looks > 50
+
+        def result(self) -> Mapping[tuple[str, int], int]:
+            return self._run().result()
+
+    monkeypatch.setattr(Line, "settle", lambda *args: Late(lambda: settle(*args)))
+    receiver = Receiver(takes_s=0.005)
+    with serving(receiver) as server:
+        name = subscribe(bridge, server.url)
+        receiver.on_arrival = lambda _arrival: lose_leases(log, name)
+        told = publish(log, name, sessions=20)
+        drain(bridge, replace(QUICK, concurrency=1))
+    assert receiver.accepted == told
+
+
+@pytest.mark.parametrize("far", [False, True])
+def test_what_was_ready_can_be_claimed_again(far: bool) -> None:
+    """With the new lease; and so can what went back, whether that is to be written down or not."""
+    queue = HeldQueue(Part("sub_a"), subscription("sub_a"), Credentials(keys=()), QUICK, Host())
+    first, anew = (Ready(Lane(0, b"l" * 8, "bucket", b"p" * 12, 0), b"", end_ms) for end_ms in (5_000, 90_000))
+    assert queue.take([first], 1_000) == 1
+    assert queue.take([anew], 2_000) == 1
+    assert list(queue.ready) == [anew]
+    queue.ready.clear()
+    assert queue.take([anew], 2_000) == 0, "it is under way"
+    queue.hand_back(anew if far else first, 4_500)
+    assert bool(queue.settled) is far
+    assert queue.take([anew], 4_600) == int(not far), "what is to be written down is in hand until it is"
 
 
 def test_what_is_under_way_is_not_sent_again_when_its_lease_ends_meanwhile(
