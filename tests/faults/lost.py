@@ -20,7 +20,8 @@ _TIMED_OUT = 28
 _CLOSED_BY_US = 23
 """libcurl's name for a body of which no more is read: the status stands."""
 _EARLY_MS = 60
-"""How much earlier than it was set to a time-out may come: the clocks of a run are read apart."""
+"""How much earlier than it was set to a time-out may come, or a process end than what it did last: the clocks of a run
+are read apart."""
 _WRITTEN_WITHIN_MS = 300
 """An outcome is written down within 10 ms, and no call of the store takes as long, where nothing hinders."""
 _REPEATED_FOR_MS = 6_000
@@ -244,9 +245,16 @@ class Lost:
         return None
 
     def _end_of(self, pid: int, since_ms: int) -> Ended | None:
-        """The end of a process, where it came suddenly and after this."""
+        """The end of a process, where it came suddenly and after this.
+
+        One that kills itself at a named point notes the time before that, and its other threads go on for a moment.
+        """
         return next(
-            (one for one in self._records.ended if one.pid == pid and one.how != "stopped" and one.at_ms >= since_ms),
+            (
+                one
+                for one in self._records.ended
+                if one.pid == pid and one.how != "stopped" and one.at_ms >= since_ms - _EARLY_MS
+            ),
             None,
         )
 
