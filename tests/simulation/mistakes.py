@@ -82,18 +82,6 @@ def outcome_noted_twice(store: Store) -> None:
     _put(store.queues, "is_first", is_first)
 
 
-def lane_without_lease(store: Store) -> None:
-    """A lane that was claimed is due still."""
-    claim = store.queues.claim_one
-
-    def claimed(token: bytes, place: tuple[str, int], most: int, hold_ms: int) -> list[bytes] | None:
-        found = claim(token, place, most, hold_ms)
-        store.queues.at(*place).lease(found or [], store.server.now_ms)
-        return found
-
-    _put(store.queues, "claim_one", claimed)
-
-
 def two_hold_a_queue(store: Store) -> None:
     """A hold keeps nobody out, and a lease lasts for a second."""
     claim = store.queues.claim_one
@@ -143,7 +131,6 @@ MISTAKES: dict[str, tuple[Callable[[Store], None], str, int]] = {
         (unfenced_commit, "I4", 0),
         (unfenced_registry, "I2", 1),
         (outcome_noted_twice, "I2", 12),
-        (lane_without_lease, "I10", 0),
         (two_hold_a_queue, "I10", 2),
         (overtaking, "I6", 0),
         (trimmed_while_it_waits, "I2", 3),
