@@ -72,7 +72,7 @@ class Wanted(msgspec.Struct, frozen=True, gc=False):
 
 
 class Claimed(msgspec.Struct, frozen=True, kw_only=True):
-    """What was claimed at ``now_ms`` (Unix ms, the store's), of each part the oldest event first.
+    """What was claimed by ``now_ms`` (Unix ms, the store's), of each part the oldest event first.
 
     ``held`` are the (part, shard) that were the caller's to claim from, ``refused`` those that another holds.
     """

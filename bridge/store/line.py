@@ -102,7 +102,8 @@ class Line:
 
     def _claiming(self, token: bytes, wanted: Sequence[Wanted], hold_ms: int) -> Steps[Claimed]:
         places = [(one.part.subscription, one.shard, one.most) for one in wanted]
-        now_ms, replies = yield from self._queues.claiming(token, places, hold_ms)
+        times_ms, replies = yield from self._queues.claiming(token, places, hold_ms)
+        ends_ms = {(one.part, one.shard): at_ms + hold_ms for one, at_ms in zip(wanted, times_ms, strict=True)}
         held: list[tuple[Part, int]] = []
         refused: list[tuple[Part, int]] = []
         found: list[tuple[Part, int, list[bytes]]] = []
@@ -116,11 +117,11 @@ class Line:
             for (part, _, _), group in zip(found, read, strict=True):
                 lanes_of.setdefault(part, []).extend(group)
         accounts = {one.part: one.account for one in wanted}
-        ready = yield from self._reading(accounts, lanes_of, now_ms + hold_ms)
-        return Claimed(now_ms=now_ms, held=held, refused=refused, ready=ready)
+        ready = yield from self._reading(accounts, lanes_of, ends_ms)
+        return Claimed(now_ms=max(times_ms, default=0), held=held, refused=refused, ready=ready)
 
     def _reading(
-        self, accounts: Mapping[Part, str], lanes_of: Mapping[Part, list[Lane]], lease_end_ms: int
+        self, accounts: Mapping[Part, str], lanes_of: Mapping[Part, list[Lane]], ends_ms: Mapping[tuple[Part, int], int]
     ) -> Steps[dict[Part, list[Ready]]]:
         """Read the lanes' first events, an account at a time; what its log has dropped is kept beside the queue."""
         by_account: dict[str, dict[int, list[bytes]]] = {}
@@ -141,5 +142,7 @@ class Line:
             if missing:
                 events = events | (yield from self._queues.reading_kept(part.subscription, missing))
             lanes.sort(key=lambda lane: lane.position)
-            ready[part] = [Ready(lane, events.get((lane.shard, lane.position)), lease_end_ms) for lane in lanes]
+            ready[part] = [
+                Ready(lane, events.get((lane.shard, lane.position)), ends_ms[part, lane.shard]) for lane in lanes
+            ]
         return ready

@@ -47,12 +47,16 @@ class QueueStore:
         Returns (now in Unix ms, a list of lanes for each wanted), None where another slice holds that queue. 0 lanes
         only takes or renews the hold.
         """
-        return self._client.drive(self.claiming(token, wanted, hold_ms))
+        times_ms, claimed = self._client.drive(self.claiming(token, wanted, hold_ms))
+        return max(times_ms, default=0), claimed
 
     def claiming(
         self, token: bytes, wanted: Sequence[tuple[str, int, int]], hold_ms: int
-    ) -> Steps[tuple[int, list[list[bytes] | None]]]:
-        """The steps of ``claim``."""
+    ) -> Steps[tuple[list[int], list[list[bytes] | None]]]:
+        """The steps of ``claim``, which return when each was claimed by its own server.
+
+        While one of several is replaced, what the others gave out waits for its answer: those leases end all the same.
+        """
         calls = [
             Call(
                 "claim_lanes",
@@ -61,15 +65,15 @@ class QueueStore:
             )
             for name, shard, most in wanted
         ]
-        now_ms = 0
+        times_ms: list[int] = []
         claimed: list[list[bytes] | None] = []
         for reply in (yield calls):
             at_ms, held, *lanes = cast("tuple[int, int, *tuple[bytes, ...]]", tuple(cast("list[object]", reply)))
-            now_ms = max(now_ms, at_ms)
+            times_ms.append(at_ms)
             claimed.append(lanes if held else None)
         # Which outcomes are put together: no promise hangs on a few seconds more or less.
-        self._hour = now_ms // _HOUR_MS
-        return now_ms, claimed
+        self._hour = max(times_ms, default=0) // _HOUR_MS
+        return times_ms, claimed
 
     def peek(self, wanted: Sequence[tuple[str, int, Sequence[bytes]]]) -> list[list[Lane]]:
         """Read claimed lanes: ``wanted`` is (subscription, shard, lanes). Lanes that are gone are left out.
