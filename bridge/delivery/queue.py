@@ -23,6 +23,9 @@ from bridge.domain.subscriptions import Subscription
 _LARGEST_BUFFER = 1024
 _SOON_MS = 50
 """Claims that follow one another sooner than this are too small: each costs four round trips, however much it takes."""
+_AHEAD_MS = 50
+"""Of what is sent at a rate so much is claimed ahead, so that a turn of the loop is short for the others in it."""
+_LEAST_AHEAD = 64
 _CATCH_UP_MS = 100
 """How far behind its rate a subscription may fall and still make up for it: turns of the loop are not to the ms."""
 _MOST_A_HOST = 128
@@ -102,9 +105,14 @@ class HeldQueue:
         rate = subscription.rate or policy.rate
         self._timeout_ms = policy.timeout_ms
         self._interval_ms = 1000 * self.part.of / rate if rate else 0.0
-        # What waits for its turn by the rate must be sent before its lease ends.
-        attempts = max(1, round(policy.renew_ms / self._interval_ms)) if rate else _LARGEST_BUFFER
-        self._most_ready = attempts * max(1, self.most_batch)
+        self._most_ready = self._attempts_ahead(policy.renew_ms) * max(1, self.most_batch)
+
+    def _attempts_ahead(self, renew_ms: int) -> int:
+        """How many attempts' lanes may be ready: what waits for its turn by the rate must be sent within its lease."""
+        if not self._interval_ms:
+            return _LARGEST_BUFFER
+        enough = max(_LEAST_AHEAD, round(_AHEAD_MS / self._interval_ms))
+        return max(1, min(enough, round(renew_ms / self._interval_ms)))
 
     def sign(self, message_id: str, now_ms: int, body: bytes) -> str:
         """The ``webhook-signature`` header, with the keys that sign now."""

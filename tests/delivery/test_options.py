@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Iterator
 from typing import cast
@@ -11,9 +12,11 @@ import pytest
 from standardwebhooks import Webhook, WebhookVerificationError
 
 from bridge.delivery.queue import HeldQueue, Host
-from bridge.domain.deliveries import Part
+from bridge.domain.credentials import Credentials
+from bridge.domain.deliveries import Lane, Part, Ready
 from bridge.domain.events import event_id, record_of_test, unpack
 from bridge.domain.formats import hashed
+from bridge.domain.policy import DeliveryPolicy
 from bridge.domain.signing import decode_secret, signature
 from bridge.domain.subscriptions import BodyFormat, Changes, Options, PhoneFormat
 from bridge.domain.tracking import parse_item
@@ -23,6 +26,9 @@ from bridge.wiring import Bridge
 from tests.delivery.slices import QUICK, Running, drain, publish, run
 from tests.hostile import Connection, Server, answering, ok, serving
 from tests.parts import PHONE, Parts, entry, until
+from tests.parts import subscription as stored
+
+USUAL = DeliveryPolicy(retry_ms=(1_000,), timeout_ms=15_000, concurrency=8)
 
 REFUSED = b"HTTP/1.1 401 No\r\nContent-Length: 0\r\n\r\n"
 
@@ -163,6 +169,29 @@ def test_the_current_key_signs_first_and_old_ones_until_their_time(bridge: Bridg
     if first_end < second_end:
         assert queue.sign("evt_1", first_end, b"x").count("v1,") == 2
     assert queue.sign("evt_1", second_end, b"x") == signature(made[3:], "evt_1", second_end // 1000, b"x")
+
+
+@pytest.mark.parametrize(
+    ("rate", "ahead"),
+    [
+        (1, 10),  # as many as a lease lasts for
+        (100, 64),
+        (5_000, 250),  # 50 ms of it
+        (100_000, 1_024),
+        (None, 1_024),
+    ],
+)
+def test_what_is_sent_at_a_rate_is_claimed_a_little_ahead(rate: float | None, ahead: int) -> None:
+    """Fault: beside a backlog that was drained at 5,000 a second all others waited for claims of a thousand lanes."""
+    subscription = msgspec.structs.replace(stored("sub_a"), rate=rate)
+    queue = HeldQueue(Part("sub_a"), subscription, Credentials(keys=()), USUAL, Host())
+    now_ms, places = 0, itertools.count()
+    for _ in range(10):  # claims that follow one another at once, each as large as there is room for
+        taken = queue.room
+        positions = [next(places).to_bytes(12) for _ in range(taken)]
+        queue.take([Ready(Lane(0, b"l" * 8, "bucket", one, 0), b"", 60_000) for one in positions], now_ms)
+        queue.ready.clear()
+    assert taken == ahead
 
 
 def test_a_secret_that_leaked_signs_nothing_more(bridge: Bridge) -> None:
