@@ -89,12 +89,14 @@ def test_what_is_no_acceptance_is_retried_later_and_said(
     bridge: Bridge, log: Parts, behave: Behaviour, error: str
 ) -> None:
     around = Around()
+    # What is seen by what arrives takes no time of its own, but a busy machine's.
+    timeout_ms = TIMEOUT_MS if error == TIMED_OUT else 20 * TIMEOUT_MS
     with serving(behave) as server:
         name = subscribe(bridge, server.url)
         publish(log, name, sessions=3)
         began = time.monotonic()
-        report = run(bridge, policy(timeout_ms=TIMEOUT_MS, retry_ms=(HOUR_MS,)), around)
-        assert time.monotonic() - began < TIMEOUT_MS / 1000 + 3
+        report = run(bridge, policy(timeout_ms=timeout_ms, retry_ms=(HOUR_MS,)), around)
+        assert time.monotonic() - began < timeout_ms / 1000 + 3
     assert (report.accepted, report.retrying, report.dead, report.unsettled) == (0, 3, 0, 0)
     assert {one.outcome.error for one in around.attempts} == {error}
     waiting = bridge.queues.waiting(name, 10)
