@@ -89,6 +89,10 @@ def never_invented(evidence: Evidence) -> Iterator[Violation]:
     """I3: what a subscription heard was said by the provider, is its own, was asked for, and never goes back."""
     logged: dict[What, Logged] = {event.what: event for event in evidence.changes}
     owners = {one.session_no: one.account for one in evidence.records.tracked}
+    # The provider's own push format does not say when a change was observed: then by what others heard of it.
+    observed_ms: dict[What, int] = {}
+    for heard in (one for group in evidence.heard.values() for one in group):
+        observed_ms[heard.what] = min(heard.observed_ms, observed_ms.get(heard.what, heard.observed_ms))
     for name, group in evidence.heard.items():
         subscriber = evidence.subscribers.get(name)
         for heard in {one.what: one for one in reversed(group)}.values():
@@ -96,7 +100,7 @@ def never_invented(evidence: Evidence) -> Iterator[Violation]:
                 yield _violation("I3", f"{_in(heard)}, {name}: {problem}", "provider, receiver")
             if (
                 heard.what not in logged
-                and not evidence.may_be_rolled_back(heard.observed_ms)
+                and not evidence.may_be_rolled_back(observed_ms[heard.what])
                 and heard.phone[1] not in evidence.erased_phones
             ):
                 yield _violation("I3", f"{_in(heard)}, {name}: no such change is in the log", "store, receiver")

@@ -34,7 +34,7 @@ from tests.faults.records import (
     meaning_of,
 )
 
-_ROLLED_BACK_MS = 4_000
+ROLLED_BACK_MS = 4_000
 """What the store may have lost: its last second, as much as it was behind in writing, and what was done on its way."""
 
 
@@ -215,7 +215,7 @@ class Evidence:
 
     def may_be_rolled_back(self, at_ms: int) -> bool:
         """Whether what was done then may have gone with the store's last second."""
-        return any(fault.at_ms - _ROLLED_BACK_MS <= at_ms <= fault.until_ms for fault in self.crashes())
+        return any(fault.at_ms - ROLLED_BACK_MS <= at_ms <= fault.until_ms for fault in self.crashes())
 
     def places_of(self, heard: Heard) -> Sequence[Place]:
         """Where an event is in the log; of an erased phone's all places that were erased."""

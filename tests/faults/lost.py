@@ -12,7 +12,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 
-from tests.faults.evidence import Evidence, Heard
+from tests.faults.evidence import ROLLED_BACK_MS, Evidence, Heard
 from tests.faults.failovers import FAILOVERS
 from tests.faults.records import TO_RECEIVERS, Asked, Attempt, Ended, Harm, Hindrance, Place, Post, name_of
 
@@ -24,6 +24,7 @@ _EARLY_MS = 60
 are read apart."""
 _WRITTEN_WITHIN_MS = 300
 """An outcome is written down within 10 ms, and no call of the store takes as long, where nothing hinders."""
+_BREAK_OFF = frozenset({"cut", "garbled", "reset"})
 _REPEATED_FOR_MS = 6_000
 """What the store does not answer is given up after 5 s, and asked again."""
 _FSYNC_MS = 2_000
@@ -72,7 +73,7 @@ class Lost:
         """libcurl told of a failure, though the receiver had answered."""
         harms = self._harms_of(one, before)
         if one.code != _TIMED_OUT:
-            cut = sorted(harms & {"cut", "garbled", "reset"})
+            cut = sorted(harms & _BREAK_OFF)
             return f"answer {cut[0]} on its way" if cut else None
         if one.heard_ms - one.sent_ms < self._timeout_ms - _EARLY_MS:
             return None  # it was given up before its time
@@ -119,7 +120,7 @@ class Lost:
             and (not second.heard_ms or call.asked_ms < second.heard_ms)
         ]
         if not settled:
-            return self._never_handed_over(subscription, one, second, before)
+            return self._cut_amid_headers(one, before) or self._never_handed_over(subscription, one, second, before)
         answered = [call for call in settled if call.reply is not None]
         if not answered:
             return self._not_answered(settled[-1])
@@ -127,6 +128,8 @@ class Lost:
             return self._held_no_more(answered[-1], one, second)
         if elsewhere := self._leased_elsewhere(answered[-1], places, one, second):
             return elsewhere
+        if self._lease_rolled_back(answered[-1], places, one, second):
+            return "lease lost with the store, claimed again"
         return self._written(subscription, one, second, places, settled)
 
     def _written(
@@ -143,9 +146,7 @@ class Lost:
     def _leased_elsewhere(self, told: Asked, places: Sequence[Place], one: Attempt, second: Attempt) -> str | None:
         """While a master is replaced two servers may take themselves for it, or the new one lack what was written last:
         its lane was leased anew by another than was told of the outcome, or than had leased it until then."""
-        names = {name_of(place) for place in places}
-        firsts = zip(told.accepted, told.lanes, strict=True)
-        lane = next(lane for position, lane in firsts if name_of((told.shard, position)) in names)
+        lane = self._lane_of(told, places)
         before, anew = (self._lease_of(attempt, told, lane) for attempt in (one, second))
         if before is None or anew is None:
             return None
@@ -157,12 +158,35 @@ class Lost:
         is_lost = before.server != anew.server and second.sent_ms < told.answered_ms
         return f"lease lost: {over}" if is_lost else None
 
+    def _lease_rolled_back(self, told: Asked, places: Sequence[Place], one: Attempt, second: Attempt) -> bool:
+        """Whether a store that went back in time had forgotten the lease, and gave the lane out anew before it was told
+        of the outcome."""
+        lane = self._lane_of(told, places)
+        before, anew = (self._lease_of(attempt, told, lane) for attempt in (one, second))
+        if before is None or anew is None or not before.asked_ms < anew.asked_ms <= (told.answered_ms or 0):
+            return False
+        return any(
+            fault.at_ms - ROLLED_BACK_MS <= before.asked_ms <= fault.until_ms and fault.at_ms <= anew.answered_ms
+            for fault in self._evidence.crashes()
+        )
+
+    @staticmethod
+    def _lane_of(told: Asked, places: Sequence[Place]) -> str:
+        names = {name_of(place) for place in places}
+        firsts = zip(told.accepted, told.lanes, strict=True)
+        return next(lane for position, lane in firsts if name_of((told.shard, position)) in names)
+
     def _lease_of(self, one: Attempt, told: Asked, lane: str) -> Asked | None:
         """The claim that gave the process of an attempt its lane."""
         claims = self._leases.get((one.pid, told.subscription, told.shard, lane), ())
         return max(
             (call for call in claims if call.asked_ms <= one.sent_ms), key=lambda call: call.asked_ms, default=None
         )
+
+    def _cut_amid_headers(self, one: Attempt, before: Heard) -> str | None:
+        """libcurl takes what breaks off there for whole; the bridge does not."""
+        cut = sorted(self._harms_of(one, before) & _BREAK_OFF) if one.code == 0 else []
+        return f"answer {cut[0]} amid its headers" if cut else None
 
     def _never_handed_over(self, subscription: str, one: Attempt, second: Attempt, before: Heard) -> str | None:
         """The answer was heard, and the store was never told of it."""
