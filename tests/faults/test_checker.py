@@ -9,7 +9,7 @@ import pytest
 from tests.faults.altered import again_of, leased_anew, one_accepted, replace, sent_again, unwritten, with_posts
 from tests.faults.checker import check, repeats
 from tests.faults.evidence import Evidence, Heard
-from tests.faults.records import Action, Ended, Harm, Passage, Post, Queue, Records
+from tests.faults.records import Action, Ended, Fault, Harm, Kind, Passage, Post, Queue, Records
 from tests.faults.watchers import EVENTS, SENTRY
 
 
@@ -283,3 +283,21 @@ def test_an_empty_queue_is_no_excuse(right: Records) -> None:
     forgotten = replace(right, store=replace(right.store, queues={name: Queue() for name in right.store.queues}))
     assert check(replace(forgotten, posts=())) != []
     assert Evidence(right).changes
+
+
+@pytest.mark.timeout(300)
+def test_what_a_store_lost_was_observed_when_others_say_so(right: Records) -> None:
+    """The provider's own push format does not say when: what came of it a moment later was taken for invented."""
+    evidence = Evidence(right)
+    pushed = next(one.id for one in evidence.subscribers.values() if one.format == "usms")
+    observed_ms = {
+        one.what: one.observed_ms for name, group in evidence.heard.items() if name != pushed for one in group
+    }
+    late = next(one for one in evidence.heard[pushed] if observed_ms.get(one.what, one.post.at_ms) < one.post.at_ms - 2)
+    left = tuple(event for event in right.store.events if event.what != late.what)
+    assert len(left) == len(right.store.events) - 1
+    seen_ms = observed_ms[late.what]
+    crash = Fault(name="x", kind=Kind.ROLLS_BACK, at_ms=seen_ms + 1, until_ms=seen_ms + 1)
+    lost = replace(right, store=replace(right.store, events=left), faults=(crash,))
+    assert "I3" not in {violation.invariant for violation in check(lost)}
+    assert "I3" in {violation.invariant for violation in check(replace(lost, faults=()))}
