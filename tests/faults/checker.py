@@ -144,7 +144,7 @@ def _goes_back(evidence: Evidence, name: str, group: Sequence[Heard]) -> Iterato
         before = last.get(heard.phone)
         data = heard.body["data"]
         corrected = isinstance(data, dict) and (data.get("corrected") or data.get("late"))
-        is_news = not corrected and not evidence.may_be_rolled_back(observed_ms[heard.what])
+        is_news = not corrected and not evidence.may_be_rolled_back(heard.observed_ms)
         if before is not None and before.status in FINAL and is_news:
             yield _violation("I3", f"{_in(heard)}, {name}: after {before.status}, which is final", "receiver")
         last[heard.phone] = heard
