@@ -220,11 +220,10 @@ class Intake:
         for queue in self.queues.values():
             for one in queue.settled:
                 sent.setdefault((queue.id, one.lane.shard), []).append(one)
-                event = (one.lane.lane, one.lane.position)
                 if one.verdict in _DONE_WITH:
-                    self._done.append((queue, event))
+                    self._done.append((queue, one.lane.event))
                 else:
-                    queue.in_hand.discard(event)
+                    queue.in_hand.discard(one.lane.event)
             queue.settling, queue.settled = bool(queue.settled), []
         if sent:
             self._sent = sent

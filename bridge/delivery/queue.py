@@ -155,18 +155,18 @@ class HeldQueue:
         waited for, or went with a store that was replaced. What is ready of it goes on with the new one, and what comes
         of what is under way counts under that.
         """
-        if not self.in_hand.isdisjoint(map(_event_of, claimed)):
-            again = {_event_of(one) for one in claimed}
-            self.in_hand.difference_update(again.intersection(map(_event_of, self.ready)))
-            self.ready = deque(one for one in self.ready if _event_of(one) not in again)
-            claimed = [one for one in claimed if _event_of(one) not in self.in_hand]
+        again = self.in_hand.intersection(one.lane.event for one in claimed)
+        if again:
+            self.in_hand.difference_update(one.lane.event for one in self.ready if one.lane.event in again)
+            self.ready = deque(one for one in self.ready if one.lane.event not in again)
+            claimed = [one for one in claimed if one.lane.event not in self.in_hand]
         keep = len(claimed)
         if self.parked or self.leaving or self.ending or self.health.hastening or now_ms < self.health.gate_ms:
             keep = 0
         elif self.health.is_open:
             keep = 1
         self.ready += claimed[:keep]
-        self.in_hand.update(map(_event_of, claimed[:keep]))
+        self.in_hand.update(one.lane.event for one in claimed[:keep])
         self.settled += [Settlement(one.lane, None, due_ms=now_ms) for one in claimed[keep:]]
         # A backlog that is sent as fast as it is claimed gets a larger buffer, for fewer claims.
         if len(claimed) >= self._buffer // 2 and now_ms - self._took_ms < _SOON_MS:
@@ -210,7 +210,7 @@ class HeldQueue:
         if now_ms + self._timeout_ms // 2 < ready.lease_end_ms:
             self.settled.append(Settlement(ready.lane, None, due_ms=now_ms))
         else:
-            self.in_hand.discard(_event_of(ready))
+            self.in_hand.discard(ready.lane.event)
 
     def hand_all_back(self, now_ms: int) -> None:
         """Let all that is ready be claimed again, and be careful with what follows."""
@@ -257,8 +257,3 @@ class HeldQueue:
         if pace_ms == self.health.pace_ms:
             return self.health
         return msgspec.structs.replace(self.health, pace_ms=pace_ms)
-
-
-def _event_of(ready: Ready) -> tuple[bytes, bytes]:
-    """A lane, and which of its events."""
-    return ready.lane.lane, ready.lane.position

@@ -53,6 +53,11 @@ class Lane(msgspec.Struct, frozen=True, gc=False):
     position: bytes
     attempts: int
 
+    @property
+    def event(self) -> tuple[bytes, bytes]:
+        """Which event it stands for: with the next one of its phone it is another."""
+        return self.lane, self.position
+
 
 class Ready(msgspec.Struct, frozen=True, gc=False):
     """A claimed lane with its event's record (None where neither log nor kept records have it any more)."""
