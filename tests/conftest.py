@@ -72,3 +72,11 @@ def bridge(store_url: str) -> Iterator[Bridge]:
     """A bridge on an empty store, to receivers on loopback."""
     with bridge_on(store_url, allow_http=True, allow_networks="127.0.0.0/8") as made:
         yield made
+
+
+@pytest.fixture
+def log(bridge: Bridge, store_url: str) -> Iterator[Parts]:
+    """The store's parts, over the bridge's shards."""
+    made = Parts(store_url, bridge.settings.shards)
+    yield made
+    made.close()

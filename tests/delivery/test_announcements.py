@@ -37,13 +37,6 @@ ONE_TRY = msgspec.structs.replace(QUICK, retry_ms=())
 
 
 @pytest.fixture
-def log(bridge: Bridge, store_url: str) -> Iterator[Parts]:
-    made = Parts(store_url, bridge.settings.shards)
-    yield made
-    made.close()
-
-
-@pytest.fixture
 def process(bridge: Bridge) -> Process:
     made = Process(lambda _name, _args: None)
     made.__dict__["bridge"] = bridge

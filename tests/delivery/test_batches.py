@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
-import pytest
 from msgspec.structs import replace
 from standardwebhooks.webhooks import Webhook
 
@@ -17,14 +16,6 @@ from bridge.wiring import Bridge
 from tests.delivery.slices import FAILED, QUICK, Around, drain, publish, run
 from tests.hostile import Connection, ok, serving
 from tests.parts import Parts, entry
-
-
-@pytest.fixture
-def log(bridge: Bridge, store_url: str) -> Iterator[Parts]:
-    """The store's parts, over the bridge's shards."""
-    made = Parts(store_url, bridge.settings.shards)
-    yield made
-    made.close()
 
 
 class Batches:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from contextlib import ExitStack
 
 import msgspec
@@ -15,14 +14,6 @@ from tests.delivery.slices import QUICK, Receiver, Running, hanging, publish, ru
 from tests.delivery.test_receivers import HOUR_MS, policy
 from tests.hostile import serving
 from tests.parts import OPEN, Parts, entry, until
-
-
-@pytest.fixture
-def log(bridge: Bridge, store_url: str) -> Iterator[Parts]:
-    """The store's parts, over the bridge's shards."""
-    made = Parts(store_url, bridge.settings.shards)
-    yield made
-    made.close()
 
 
 def fill(log: Parts, name: str, sessions: int, *, account: str = "default", prefix: str = "long") -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
-from collections.abc import Iterator
 from typing import cast
 
 import pytest
@@ -25,13 +24,6 @@ from tests.parts import OPEN, Parts, entry, until
 HOUR_MS = 3_600_000
 NOWHERE = "http://127.0.0.1:9009/"
 PHONES = tuple(f"1850000{number:04}" for number in range(8))
-
-
-@pytest.fixture
-def log(bridge: Bridge, store_url: str) -> Iterator[Parts]:
-    made = Parts(store_url, bridge.settings.shards)
-    yield made
-    made.close()
 
 
 class Poller:

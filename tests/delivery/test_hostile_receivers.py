@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import time
-from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -34,14 +33,6 @@ from tests.servers import bridge_on
 
 HOUR_MS = 3_600_000
 TIMEOUT_MS = 400
-
-
-@pytest.fixture
-def log(bridge: Bridge, store_url: str) -> Iterator[Parts]:
-    """The store's parts, over the bridge's shards."""
-    made = Parts(store_url, bridge.settings.shards)
-    yield made
-    made.close()
 
 
 def interim(connection: Connection) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Iterator
 from typing import cast
 
 import msgspec
@@ -25,14 +24,6 @@ from bridge.wiring import Bridge
 from tests.delivery.slices import QUICK, Around, Arrival, Receiver, Running, drain, hanging, publish, run, subscribe
 from tests.hostile import answering, ok, serving, unused_port
 from tests.parts import PHONE, Parts, entry, until
-
-
-@pytest.fixture
-def log(bridge: Bridge, store_url: str) -> Iterator[Parts]:
-    """The store's parts, over the bridge's shards."""
-    made = Parts(store_url, bridge.settings.shards)
-    yield made
-    made.close()
 
 
 def policy(**changes: object) -> DeliveryPolicy:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Iterator
 from typing import cast
 
 import msgspec
@@ -31,14 +30,6 @@ from tests.parts import subscription as stored
 USUAL = DeliveryPolicy(retry_ms=(1_000,), timeout_ms=15_000, concurrency=8)
 
 REFUSED = b"HTTP/1.1 401 No\r\nContent-Length: 0\r\n\r\n"
-
-
-@pytest.fixture
-def log(bridge: Bridge, store_url: str) -> Iterator[Parts]:
-    """The store's parts, over the bridge's shards."""
-    made = Parts(store_url, bridge.settings.shards)
-    yield made
-    made.close()
 
 
 def arrived(server: Server) -> list[tuple[dict[str, str], str]]:

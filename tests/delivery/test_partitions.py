@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
@@ -16,14 +13,6 @@ from bridge.wiring import Bridge
 from tests.delivery.slices import QUICK, Around, Receiver, Running, drain, publish, run
 from tests.hostile import serving
 from tests.parts import Parts, until
-
-
-@pytest.fixture
-def log(bridge: Bridge, store_url: str) -> Iterator[Parts]:
-    """The store's parts, over the bridge's shards."""
-    made = Parts(store_url, bridge.settings.shards)
-    yield made
-    made.close()
 
 
 def subscribe(bridge: Bridge, url: str, partitions: int, concurrency: int | None = None) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import threading
 import time
-from collections.abc import Iterator
 
 import msgspec
 import pytest
@@ -25,14 +24,6 @@ HOUR_MS = 3_600_000
 LATER = (HOUR_MS,) * 5
 REFUSED = b"HTTP/1.1 401 No\r\nContent-Length: 0\r\n\r\n"
 GONE = b"HTTP/1.1 410 Gone\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
-
-
-@pytest.fixture
-def log(bridge: Bridge, store_url: str) -> Iterator[Parts]:
-    """The store's parts, over the bridge's shards."""
-    made = Parts(store_url, bridge.settings.shards)
-    yield made
-    made.close()
 
 
 def policy(*, first_ms: int = HOUR_MS, disable_ms: int = 100 * HOUR_MS, **changes: object) -> DeliveryPolicy:

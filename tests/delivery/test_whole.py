@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import random
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import msgspec
 import pytest
@@ -31,14 +31,6 @@ POLICY = msgspec.structs.replace(
 )
 SESSIONS, PHONES = ("s1", "s2", "s3", "s4"), ("18500000001", "18500000002")
 NAMES = ("one", "two")
-
-
-@pytest.fixture
-def log(bridge: Bridge, store_url: str) -> Iterator[Parts]:
-    """The store's parts, over the bridge's shards."""
-    made = Parts(store_url, bridge.settings.shards)
-    yield made
-    made.close()
 
 
 class World:
