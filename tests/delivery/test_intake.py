@@ -105,7 +105,7 @@ def lose_leases(log: Parts, name: str) -> None:
 
 def assert_told_once(bridge: Bridge, log: Parts) -> None:
     """Though the leases go with each event that arrives."""
-    receiver = Receiver(takes_s=0.01)
+    receiver = Receiver(takes_s=0.005)
     with serving(receiver) as server:
         name = subscribe(bridge, server.url)
         receiver.on_arrival = lambda _arrival: lose_leases(log, name)
@@ -138,7 +138,7 @@ def test_what_was_accepted_is_not_sent_again_by_a_claim_that_overtook_the_outcom
 
         def done(self) -> bool:
             self._looks += 1
-            return self._looks > 50
+            return self._looks > 200
 
         def result(self) -> Mapping[tuple[str, int], int]:
             return self._run().result()
