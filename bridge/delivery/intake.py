@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 
 from bridge.delivery.ports import DueNow, Errand, Ports
 from bridge.delivery.queue import HeldQueue, Host
-from bridge.domain.breaker import AT_ONCE, WELL, Health
+from bridge.domain.breaker import AT_ONCE, WELL, Health, hastened
 from bridge.domain.credentials import Credentials
 from bridge.domain.deliveries import Claimed, Part, Settlement, Wanted
 from bridge.domain.outcome import Verdict
@@ -218,13 +218,19 @@ class Intake:
             self._settled(self._settling.result())
         sent: dict[tuple[str, int], list[Settlement]] = {}
         for queue in self.queues.values():
-            for one in queue.settled:
+            settled, queue.settled, queue.settling = queue.settled, [], False
+            for one in settled:
+                if one.lane.shard not in queue.shards:
+                    # Another slice's by now, which does not ask what came of it.
+                    self.unsettled += one.verdict is not None
+                    queue.in_hand.discard(one.lane.event)
+                    continue
+                queue.settling = True
                 sent.setdefault((queue.id, one.lane.shard), []).append(one)
                 if one.verdict in _DONE_WITH:
                     self._done.append((queue, one.lane.event))
                 else:
                     queue.in_hand.discard(one.lane.event)
-            queue.settling, queue.settled = bool(queue.settled), []
         if sent:
             self._sent = sent
             self._settling = self._settles.settle(self._token, sent)
@@ -235,7 +241,7 @@ class Intake:
         for (name, shard), count in applied.items():
             self.unsettled += len(self._sent[name, shard]) - max(0, count)
             if count < 0:
-                self._lose(self._holding(name, shard))
+                self._lose(self._holding(name, shard), shard)
         self._settling = None
         for queue, event in self._done:
             queue.in_hand.discard(event)
@@ -252,7 +258,7 @@ class Intake:
         self._ports.clock.note(now_ms)
         for (name, shard, _), reply in zip(held, replies, strict=True):
             if reply is None:
-                self._lose(self._holding(name, shard))
+                self._lose(self._holding(name, shard), shard)
 
     def release(self, queues: Iterable[HeldQueue]) -> None:
         """Let go of queues of which nothing is left here."""
@@ -305,13 +311,13 @@ class Intake:
         while self._ports.queues.hasten(self._token, queue.part, _HASTEN_AT_ONCE):
             if self._ports.clock.now_ms() - now_ms >= _HASTEN_FOR_MS:
                 return False
-        self._note(queue, WELL)
+        self._note(queue, hastened(queue.health, self._ports.clock.now_ms()))
         return True
 
     def _note(self, queue: HeldQueue, health: Health) -> None:
         queue.health = queue.noted = health
         if not self._ports.queues.note_health(self._token, queue.part, health):
-            self._lose(queue)
+            self._lose(queue, queue.part.home(self._shards))
 
     def _disable(self, queue: HeldQueue, now_ms: int) -> None:
         if self._ports.registries.disable(queue.id, queue.ending, now_ms):
@@ -329,14 +335,10 @@ class Intake:
             (one for one in self.queues.values() if one.id == name and shard % one.part.of == one.part.number), None
         )
 
-    def _lose(self, queue: HeldQueue | None) -> None:
+    def _lose(self, queue: HeldQueue | None, shard: int) -> None:
+        """Another slice serves a queue's shard. The others are held until what is under way in them is written down."""
         if queue is not None:
-            self.queues.pop(queue.part, None)
-            queue.lost = True
-            queue.ready.clear()
-            # What of it is held still would keep the next holder out until the hold's end.
-            self._ports.queues.release(self._token, [(queue.id, shard) for shard in queue.shards])
-            queue.shards.clear()
+            queue.lose(shard, self._ports.clock.now_ms())
 
     def _hold(self, parts: Sequence[Part], now_ms: int) -> None:
         """Take the holds that decide who serves what: of each part the one in its home shard."""

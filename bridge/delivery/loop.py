@@ -183,7 +183,7 @@ class Slice:
             return
         self._look_every_ms = _QUICK_LOOK_MS if found else min(_SLOW_LOOK_MS, self._look_every_ms + 1)
         self._unwell += [queue for queue in queues if queue.health.hastening and queue not in self._unwell]
-        if len(self._turns) != len(queues) or any(queue.lost for queue in self._turns):
+        if len(self._turns) != len(queues):
             self._turns = deque(queues)
 
     def _stay_awake(self, now_ms: int) -> None:
@@ -264,8 +264,6 @@ class Slice:
             queue = flight.queue
             self._landed(request)
             answer = understood(queue.subscription.format, received)
-            if queue.lost:
-                self._report.unsettled += len(flight.members)
             if not is_accepted(answer):
                 self._failed(queue, flight.members, answer, now_ms)
                 continue

@@ -44,14 +44,15 @@ class Host:
 class HeldQueue:
     """A part of a subscription's queue that this slice holds.
 
-    ``lost`` once another one does; ``ending``, why it is to be disabled.
+    ``lost`` once another one does, of ``shards`` at least one; ``ending``, why it is to be disabled.
     ``most_batch`` is how many events a callback may carry by its subscription, ``batch`` by what became of the last
     ones; 0: each callback is one event.
     ``awaited``: lanes of it are being claimed; ``settling``: outcomes of it are being written down. ``in_hand``: of
     which lanes which events are ready or sent, until what came of that is on its way to the store; where it is the last
     word on an event, until the store has that: a claim that overtakes it may still give the event out.
     ``health`` is how its receiver is, ``noted`` what the store knows of that. ``parked`` once its subscription is
-    paused or disabled: nothing more of it is started. ``leaving`` once its subscription is cut into other parts.
+    paused or disabled: nothing more of it is started. ``leaving`` once its subscription is cut into other parts, or it
+    is lost.
     """
 
     def __init__(
@@ -130,7 +131,7 @@ class HeldQueue:
     @property
     def idle(self) -> bool:
         """Whether nothing of it is left in this slice."""
-        return not (self.has_leases or (self.health.hastening and not self.parked))
+        return not (self.has_leases or (self.health.hastening and not (self.parked or self.lost)))
 
     @property
     def has_leases(self) -> bool:
@@ -217,6 +218,12 @@ class HeldQueue:
         self.limit = 1
         while self.ready:
             self.hand_back(self.ready.popleft(), now_ms)
+
+    def lose(self, shard: int, now_ms: int) -> None:
+        """Start nothing more: another slice has taken over in ``shard``, and is to have the others soon."""
+        self.shards.discard(shard)
+        self.lost = self.leaving = True
+        self.hand_all_back(now_ms)
 
     def bury(self, ready: Ready, error: str) -> None:
         """Make a dead letter of what cannot be sent. The letter holds its record, whatever it is."""

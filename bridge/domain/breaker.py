@@ -58,15 +58,15 @@ AT_ONCE = Health(hastening=True)
 def failed(health: Health, policy: BreakerPolicy, now_ms: int, *, probe: bool, quiet_ms: int = 0) -> Health:
     """After an attempt that failed at ``now_ms``. ``probe``: it was sent while the breaker was open.
 
-    ``quiet_ms``: for how long the receiver asked to be left alone; it is, for as long as a probe may wait. What was
-    under way when the breaker opened tells nothing new, and changes nothing.
+    ``quiet_ms``: for how long the receiver asked to be left alone; it is, for as long as a probe may wait. That apart,
+    what was under way when the breaker opened tells nothing new, and changes nothing.
     """
     quiet_until_ms = health.quiet_ms
     if quiet_ms > 0:
         quiet_until_ms = max(quiet_until_ms, now_ms + min(quiet_ms, policy.longest_ms))
     if health.is_open:
         if not probe:
-            return health
+            return msgspec.structs.replace(health, quiet_ms=quiet_until_ms)
         wait_ms = min(policy.longest_ms, 2 * health.wait_ms)
         return msgspec.structs.replace(
             health, failures=health.failures + 1, wait_ms=wait_ms, probe_ms=now_ms + wait_ms, quiet_ms=quiet_until_ms
@@ -83,8 +83,18 @@ def succeeded(health: Health, now_ms: int) -> Health:
     What was under way when a receiver asked for quiet was sent before that, and shortens none of it.
     """
     if health.is_open or health.hastening:
-        return AT_ONCE
-    return Health(quiet_ms=health.quiet_ms) if health.quiet_ms > now_ms else WELL
+        return msgspec.structs.replace(AT_ONCE, quiet_ms=_left_of(health.quiet_ms, now_ms))
+    return hastened(health, now_ms)
+
+
+def hastened(health: Health, now_ms: int) -> Health:
+    """Once what waited is due: of what was known only a quiet that is not over at ``now_ms`` still counts."""
+    quiet_ms = _left_of(health.quiet_ms, now_ms)
+    return Health(quiet_ms=quiet_ms) if quiet_ms else WELL
+
+
+def _left_of(quiet_ms: int, now_ms: int) -> int:
+    return quiet_ms if quiet_ms > now_ms else 0
 
 
 def is_beyond_hope(health: Health, policy: BreakerPolicy, now_ms: int) -> bool:

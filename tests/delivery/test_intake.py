@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import cast
 
@@ -93,6 +94,33 @@ def test_a_queue_that_is_lost_in_one_shard_is_let_go_of_in_all(bridge: Bridge, l
         receiver.on_arrival = lose
         assert run(bridge).unsettled > 0
     assert [key.decode() for key in log.client.scan("*:hold:*")] == [home]
+
+
+@pytest.mark.parametrize("takes_s", [0.0, 1.5], ids=["heard when it settles", "heard when it renews"])
+def test_what_was_under_way_in_other_shards_is_written_down_all_the_same(
+    bridge: Bridge, log: Parts, takes_s: float
+) -> None:
+    """Fault: a hold that was lost in one shard took along the outcomes in all the others, which were held still: their
+    events were sent again, by a slice that found them let go of.
+    """
+    receiver = Receiver(takes_s=takes_s)
+    with serving(receiver) as server:
+        name = subscribe(bridge, server.url)
+        told = publish(log, name, sessions=40)
+        home = Part(name).home(log.shards)
+
+        def lose(_arrival: Arrival) -> None:
+            log.redis.set(keys.hold(home, name), b"another's", px=60_000)
+
+        receiver.on_arrival = lose
+        run(bridge)
+        receiver.on_arrival = lambda _arrival: None
+        log.redis.delete(keys.hold(home, name))
+        drain(bridge)
+    assert set(receiver.accepted) == set(told)
+    counts = Counter(one.id for one in receiver.arrivals)
+    again = {one.session_no for one in receiver.arrivals if counts[one.id] > 1}
+    assert {keys.shard_of(session_no, log.shards) for session_no in again} <= {home}
 
 
 def lose_leases(log: Parts, name: str) -> None:

@@ -17,8 +17,9 @@ from bridge.lifecycle import edit, finish_release, pause, resume
 from bridge.store.subscriptions import SubscriptionStore
 from bridge.wiring import Bridge
 from tests.delivery.slices import QUICK, Around, Receiver, Running, drain, hanging, publish, run, subscribe
-from tests.hostile import Connection, answering, ok, serving, unused_port
+from tests.hostile import Connection, answering, ok, serving
 from tests.parts import Parts, entry, until
+from tests.ports import unused_port
 
 HOUR_MS = 3_600_000
 LATER = (HOUR_MS,) * 5
@@ -26,8 +27,10 @@ REFUSED = b"HTTP/1.1 401 No\r\nContent-Length: 0\r\n\r\n"
 GONE = b"HTTP/1.1 410 Gone\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
 
 
-def policy(*, first_ms: int = HOUR_MS, disable_ms: int = 100 * HOUR_MS, **changes: object) -> DeliveryPolicy:
-    breaker = BreakerPolicy(first_ms=first_ms, longest_ms=4 * first_ms, disable_ms=disable_ms)
+def policy(
+    *, after: int = 10, first_ms: int = HOUR_MS, disable_ms: int = 100 * HOUR_MS, **changes: object
+) -> DeliveryPolicy:
+    breaker = BreakerPolicy(after=after, first_ms=first_ms, longest_ms=4 * first_ms, disable_ms=disable_ms)
     return msgspec.structs.replace(QUICK, breaker=breaker, **changes)
 
 
@@ -250,7 +253,8 @@ def test_retry_after_leaves_the_whole_subscription_alone(bridge: Bridge, log: Pa
     log.assert_index_is_right()
 
 
-def test_what_was_under_way_then_does_not_end_the_quiet(bridge: Bridge, log: Parts) -> None:
+@pytest.mark.parametrize("after", [10, 1], ids=["breaker closed", "breaker opened"])
+def test_what_was_under_way_then_does_not_end_the_quiet(bridge: Bridge, log: Parts, after: int) -> None:
     """Fault: a receiver that refused one of two POSTs with Retry-After, and accepted the other a moment later, got the
     next one at once.
 
@@ -271,9 +275,10 @@ def test_what_was_under_way_then_does_not_end_the_quiet(bridge: Bridge, log: Par
     with serving(behave) as server:
         name = subscribe(bridge, server.url)
         publish(log, name, sessions=10)
-        drain(bridge, policy(concurrency=2))
+        drain(bridge, policy(after=after, concurrency=2))
     assert len(at) == 11
     assert at[2] - at[0] >= 0.98
+    log.assert_index_is_right()
 
 
 # limits

@@ -3,7 +3,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bridge.domain.breaker import AT_ONCE, WELL, BreakerPolicy, Health, failed, is_beyond_hope, succeeded
+from bridge.domain.breaker import AT_ONCE, WELL, BreakerPolicy, Health, failed, hastened, is_beyond_hope, succeeded
 
 NOW = 1_795_423_107_000
 POLICY = BreakerPolicy()
@@ -44,13 +44,29 @@ def test_probes_come_ever_more_rarely() -> None:
 
 def test_what_was_under_way_when_it_opened_changes_nothing() -> None:
     health = opened()
-    assert failed(health, POLICY, NOW + 5_000, probe=False) is health
+    assert failed(health, POLICY, NOW + 5_000, probe=False) == health
+
+
+def test_what_was_under_way_when_it_opened_may_still_ask_for_quiet() -> None:
+    health = failed(opened(), POLICY, NOW + 5_000, probe=False, quiet_ms=5 * MINUTE_MS)
+    assert (health.quiet_ms, health.probe_ms) == (NOW + 5_000 + 5 * MINUTE_MS, NOW + 30_000)
+    assert health.gate_ms == health.quiet_ms, "no probe before it is over"
 
 
 def test_a_success_closes_it_and_has_what_waited_made_due() -> None:
-    assert succeeded(opened(), NOW) is AT_ONCE
+    assert succeeded(opened(), NOW) == AT_ONCE
     assert AT_ONCE.gate_ms == 0
-    assert succeeded(AT_ONCE, NOW) is AT_ONCE, "until that is done"
+    assert succeeded(AT_ONCE, NOW) == AT_ONCE, "until that is done"
+    assert hastened(AT_ONCE, NOW) is WELL
+
+
+def test_one_that_was_under_way_closes_it_and_lifts_no_quiet() -> None:
+    health = failed(opened(), POLICY, NOW, probe=False, quiet_ms=7_000)
+    closed = succeeded(health, NOW + 6_999)
+    assert (closed.is_open, closed.hastening, closed.gate_ms) == (False, True, NOW + 7_000)
+    assert hastened(closed, NOW + 6_999) == Health(quiet_ms=NOW + 7_000), "what waited is due, and waits for that"
+    assert hastened(closed, NOW + 7_000) is WELL
+    assert succeeded(health, NOW + 7_000) == AT_ONCE
 
 
 def test_quiet_that_was_asked_for_is_kept_for_half_an_hour_at_most() -> None:
