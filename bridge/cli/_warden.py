@@ -83,7 +83,7 @@ def _wait_until_empty(group: int, limit_s: float) -> bool:
     while _has_members(group):
         if time.monotonic() > deadline:
             return False
-        time.sleep(POLL_S)
+        time.sleep(POLL_S)  # nothing tells when others' children end
     return True
 
 

@@ -141,7 +141,7 @@ class _Run:
         self._http = requests.Session()
         self._phones: dict[Phone, None] = {}
         self._sessions = 0
-        self._numbers = (f"(86)185{number:08d}" for number in itertools.count(random.randrange(10**7)))  # noqa: S311
+        self._numbers = (f"(86)185{number:08d}" for number in itertools.count(random.randrange(10**7)))  # noqa: S311 - no secret
 
     def prepare(self) -> str:
         """Start everything, and register the receiver. Returns its secret."""
@@ -171,9 +171,8 @@ class _Run:
             heard = self._heard.statuses()
             if all(statuses[-1] in _FINAL for statuses in heard.values()) and len(heard) >= len(self._phones):
                 break
-            time.sleep(0.1)
-        # A moment longer than any attempt: what should not arrive, such as a duplicate, would arrive now.
-        time.sleep(0.5)
+            time.sleep(0.1)  # between two looks at what has arrived
+        time.sleep(0.5)  # longer than any attempt: what should not arrive, such as a duplicate, would arrive now
         self._show()
         return self._summary()
 
@@ -187,7 +186,7 @@ class _Run:
             if time.monotonic() >= next_send:
                 next_send += _EVERY_S
                 self._send(1)
-            time.sleep(0.1)
+            time.sleep(0.1)  # between two looks at what has arrived
 
     def _send(self, count: int) -> None:
         from bridge.sender import track

@@ -126,7 +126,7 @@ def tail(account: Account = None, json: Json = False) -> None:
                 for name, event in (pair for group in fresh for pair in group):
                     print(render(name, event)[1].decode() if json else _line(name, event), flush=True)
                 if not any(fresh):
-                    time.sleep(TAIL_EVERY_S)
+                    time.sleep(TAIL_EVERY_S)  # the log is asked, and tells nobody
         except KeyboardInterrupt:
             return
 

@@ -114,7 +114,7 @@ class House:
             if found:
                 return found
             self._family.check()
-            time.sleep(0.02)
+            time.sleep(0.02)  # between two looks
         raise BridgeError(f"{what} did not start within {_READY_WITHIN_S:.0f} s")
 
 

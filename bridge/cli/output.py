@@ -106,7 +106,7 @@ def printable(text: str) -> str:
 def _encode(value: object) -> object:
     if isinstance(value, At):
         return utc_time(value.ms)
-    raise NotImplementedError(f"no JSON for {type(value).__name__}")
+    raise NotImplementedError(f"no JSON for {type(value).__name__}")  # as msgspec wants of an enc_hook
 
 
 def _print_rich(headings: list[str], cells: list[list[str]]) -> None:

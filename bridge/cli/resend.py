@@ -273,7 +273,7 @@ def _batches(found: Iterable[Again], rate: float | None) -> Iterator[list[Again]
     while batch := list(islice(walk, size)):
         yield batch
         if rate is not None:
-            time.sleep(len(batch) / rate)
+            time.sleep(len(batch) / rate)  # the rate that was asked for
 
 
 def _count(done: _Done, sent: Resent) -> None:

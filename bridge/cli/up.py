@@ -48,4 +48,4 @@ def up() -> None:
         family.start("web", [sys.executable, "-P", "-m", "bridge.cli.main", "web"])
         while True:
             family.check()
-            time.sleep(_LOOK_EVERY_S)
+            time.sleep(_LOOK_EVERY_S)  # between two looks at the processes

@@ -31,6 +31,10 @@ class _Answer(msgspec.Struct, frozen=True):
     SessionNo: str = ""
 
 
+_answers = msgspec.json.Decoder(_Answer)
+"""Made once: senders may be threads, and a type that two decode for the first time at once can crash the process."""
+
+
 def send_usms(
     url: str,
     public_key: str,
@@ -92,7 +96,7 @@ def _call(
     try:
         post = requests.post if session is None else session.post
         body = post(url, data=form, timeout=timeout_s).content
-        answer = msgspec.json.decode(body, type=_Answer)
+        answer = _answers.decode(body)
     except (requests.RequestException, msgspec.DecodeError) as error:
         raise Unreachable(f"{action}: no answer, or none of the provider's ({type(error).__name__})") from None
     if answer.RetCode or not answer.SessionNo:

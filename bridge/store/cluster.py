@@ -206,7 +206,7 @@ class Cluster:
             if time.monotonic() > deadline:
                 raise next(iter(refused.values()))
             if rounds > _AT_ONCE or not all(isinstance(error, AskError) for error in refused.values()):
-                time.sleep(random.uniform(0.5, 1) * min(_LONGEST_PAUSE_S, 0.02 * 2 ** min(rounds, 8)))  # noqa: S311
+                time.sleep(random.uniform(0.5, 1) * min(_LONGEST_PAUSE_S, 0.02 * 2 ** min(rounds, 8)))  # noqa: S311 - no secret
             left = self._learn(refused)
         return replies
 

@@ -211,9 +211,14 @@ class Clock:
         noted = self._noted
         if noted is not None and ticked - noted[0] <= _CLOCK_KEPT_S:
             return _carried(noted, ticked)
-        return self._ask(ticked)
+        return self.ask_ms()
 
-    def _ask(self, began: float) -> int:
+    def ask_ms(self) -> int:
+        """The same, asked of the server now: what it has recorded until now is no later than this.
+
+        ``now_ms`` may be behind that by what the last answer took to arrive.
+        """
+        began = self._ticking()
         (reply,) = self._client.commands([["TIME"]])
         ended = self._ticking()
         seconds, micros = cast("Sequence[bytes]", reply)

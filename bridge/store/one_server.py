@@ -11,6 +11,7 @@ from typing import Any, cast
 import redis
 from redis.backoff import ExponentialWithJitterBackoff, NoBackoff
 from redis.connection import parse_url
+from redis.driver_info import DriverInfo
 from redis.exceptions import AuthenticationError
 from redis.retry import Retry
 from redis.sentinel import Sentinel
@@ -20,6 +21,10 @@ from bridge.store.wire import PATIENCE_S, Command, Node, Reading, converse, pack
 
 _SENTINEL_TIMEOUT_S = 1.0
 """A Sentinel only looks into its memory; of three, one that hangs must not use up a caller's patience."""
+
+_DRIVER = DriverInfo()
+"""What connections say of themselves to the server. Made once: redis-py else reads its version from disk for each new
+connection, and a process out of descriptors would meet an error there that is none of a connection's."""
 
 
 def connection_options(timeout_s: float) -> dict[str, Any]:
@@ -31,6 +36,7 @@ def connection_options(timeout_s: float) -> dict[str, Any]:
         "socket_connect_timeout": timeout_s,
         "socket_keepalive": True,
         "health_check_interval": 10,
+        "driver_info": _DRIVER,
     }
 
 
@@ -121,7 +127,7 @@ class OneServer:
             except (redis.exceptions.ConnectionError, redis.exceptions.TimeoutError):
                 if time.monotonic() >= deadline:
                     raise
-                time.sleep(random.uniform(0.1, 0.3))  # noqa: S311
+                time.sleep(random.uniform(0.1, 0.3))  # noqa: S311 - apart from others, no secret
             else:
                 self._has_answered = True
                 return replies

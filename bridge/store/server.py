@@ -36,6 +36,9 @@ STOP_WITHIN_S = 10.0
 HANDOVER_WITHIN_S = 15.0  # how long a killed `up` may need until its server has stopped
 POLL_S = 0.02
 PORT_ATTEMPTS = 5
+_PORTS = range(20_000, 32_768)
+"""Below those that Linux and others give to connections: while the server is down, as in an upgrade, none can get its
+port, which stands in URLs of users' settings."""
 LOG_TAIL_LINES = 8
 
 
@@ -156,10 +159,11 @@ class EmbeddedServer:
             if _is_free(self._wanted_port):
                 return self._wanted_port
             self.notice = f"port {self._wanted_port} is taken by another program: the embedded server uses another one"
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port: int = probe.getsockname()[1]
-            return port
+        chosen = (secrets.choice(_PORTS) for _ in range(1_000))
+        port = next(filter(_is_free, chosen), None)
+        if port is None:
+            raise StoreUnreachable(f"of the ports {_PORTS[0]} to {_PORTS[-1]} none is free for the embedded server")
+        return port
 
     def _write_configuration(self) -> Path:
         directives = {
