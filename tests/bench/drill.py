@@ -30,8 +30,8 @@ from tests.bench.figures import Goal, Measured, Samples, quantiles
 from tests.bench.house import House, open_bridge, wait_until
 from tests.bench.listener import EACH, Drained, ask, listens
 from tests.bench.machine import apart, cpu_s, server_cpu_s
-from tests.bench.receiver import free_port
 from tests.bench.waiting import commit
+from tests.ports import unused_port
 
 _AT_ONCE = 100
 _BEAT_S = 1.0
@@ -162,7 +162,7 @@ def _settings(sizes: Sizes, retry_ms: Sequence[int]) -> dict[str, str]:
 
 
 def _run(house: House, bridge: Bridge, sizes: Sizes, about: dict[str, str]) -> Drill:
-    port = free_port()
+    port = unused_port()
     down = bridge.subscribe(f"http://127.0.0.1:{port}/", limited=lambda one: replace(one, rate=sizes.rate))[0].id
     with _Healthy(house, bridge, sizes.well_every_s) as healthy:
         worker = house.start("worker", "-m", "tests.bench.drill", "--concurrency", "8")
@@ -255,7 +255,7 @@ class _Healthy:
 
     def __init__(self, house: House, bridge: Bridge, every_s: float) -> None:
         self._every_s = every_s
-        self._port = free_port()
+        self._port = unused_port()
         house.start("healthy", "-m", "tests.bench.listener", str(self._port), "note")
         self._bridge = bridge
         self._app = Celery(broker=house.server.url, set_as_current=False)

@@ -27,7 +27,7 @@ from tests.bench.figures import Goal, Measured, by_name, quantiles, ratio
 from tests.bench.house import ROOT, House, open_bridge, wait_until
 from tests.bench.listener import ask, listens
 from tests.bench.machine import cpu_s, server_cpu_s
-from tests.bench.receiver import free_port
+from tests.ports import unused_port
 
 BY_HAND = "each minute, by hand"
 BRIDGE = "bridge"
@@ -57,7 +57,7 @@ class _World:
         self.sizes = sizes
         self.scenario = scenario(sizes.compress)
         self.provider = self._start_provider()
-        self.ports = {name: free_port() for name in (BRIDGE, BY_HAND)}
+        self.ports = {name: unused_port() for name in (BRIDGE, BY_HAND)}
         for name, port in self.ports.items():
             house.start(f"receiver of {name}", "-m", "tests.bench.listener", str(port), "note")
         for port in self.ports.values():

@@ -18,6 +18,7 @@ from bridge.cli.family import Family
 from tests.bench.answering import NO_CONTENT, serve, whole
 from tests.bench.house import wait_until
 from tests.hostile import Certificate
+from tests.ports import unused_port
 
 _CONFIGURATION = """
 daemon off;
@@ -46,7 +47,7 @@ class Receiver:
     """A running receiver; with ``tls``, under a certificate of its own in ``ca_file``. ``kind`` says which it is."""
 
     def __init__(self, family: Family, directory: Path, *, tls: bool = False) -> None:
-        self.port = free_port()
+        self.port = unused_port()
         self.ca_file = Certificate(directory / "receiver.pem", "127.0.0.1").path if tls else None
         nginx = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin")
         self.kind = "nginx" if nginx else "Python"
@@ -100,14 +101,6 @@ async def _count(port: int, tls: ssl.SSLContext | None) -> None:
         return whole(f"\n\n0 0 {requests}\n".encode()) if head.startswith(b"get /status") else NO_CONTENT
 
     await serve(port, answer, tls=tls)
-
-
-def free_port() -> int:
-    """A port of the loopback that nobody has."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def _context(certificate: str) -> ssl.SSLContext:
