@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import random
 import secrets
-import socket
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -17,16 +15,21 @@ from redis.crc import key_slot
 
 from bridge.store.server import EmbeddedServer, Spawn
 from tests.parts import until
+from tests.ports import unused_port
 
 SLOTS = 16_384
 NODE_TIMEOUT_MS = 2_000
+_BUS = 10_000
+"""How far above its port a node talks to the others."""
 
 
 class Member:
     """A node of a cluster, which can be killed and asked directly."""
 
     def __init__(self, directory: Path, password: str, options: dict[str, str], spawn: Spawn | None) -> None:
-        self._server = EmbeddedServer(directory, port=free_port(), password=password, options=options, spawn=spawn)
+        self._server = EmbeddedServer(
+            directory, port=unused_port(beside=_BUS), password=password, options=options, spawn=spawn
+        )
         self._connect()
         self.id = self.says("CLUSTER", "MYID")
 
@@ -226,16 +229,3 @@ def _own_slots(member: Member) -> set[int]:
             first, _, last = part.partition("-")
             found.update(range(int(first), int(last or first) + 1))
     return found
-
-
-def free_port() -> int:
-    """A port whose bus port, 10,000 above it, is free too; both below those that the system gives to connections."""
-    while True:
-        port = random.randrange(11_000, 21_000)
-        try:
-            for number in (port, port + 10_000):
-                with socket.socket() as probe:
-                    probe.bind(("127.0.0.1", number))
-        except OSError:
-            continue
-        return port

@@ -18,8 +18,9 @@ from redis.sentinel import Sentinel
 
 from bridge.store.server import EmbeddedServer, ServerProcess, Spawn
 from bridge.store.server_program import find_server_binary
-from tests.hostile import Certificate, unused_port
+from tests.hostile import Certificate
 from tests.parts import until
+from tests.ports import unused_port
 from tests.tls import directives, program_with_tls
 
 GROUP = "mine"

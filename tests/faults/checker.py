@@ -19,7 +19,7 @@ from tests.faults.sessions import completed_when_settled, hidden_where_asked, to
 _SHIFT_MS = 10_000
 """How long a slice may need to hear of a new secret while its store is slow."""
 _ERASED_AFTER_MS = 5_000
-"""A callback under way may still arrive after its phone was erased."""
+"""What was claimed before its phone was erased may still be sent after that."""
 _SLOW_MS = 8_000
 """A lag below this is the machine's, and no bad neighbour's."""
 _MOVES = ("timestamp",)
@@ -89,10 +89,6 @@ def never_invented(evidence: Evidence) -> Iterator[Violation]:
     """I3: what a subscription heard was said by the provider, is its own, was asked for, and never goes back."""
     logged: dict[What, Logged] = {event.what: event for event in evidence.changes}
     owners = {one.session_no: one.account for one in evidence.records.tracked}
-    # The provider's own push format does not say when a change was observed: then by what others heard of it.
-    observed_ms: dict[What, int] = {}
-    for heard in (one for group in evidence.heard.values() for one in group):
-        observed_ms[heard.what] = min(heard.observed_ms, observed_ms.get(heard.what, heard.observed_ms))
     for name, group in evidence.heard.items():
         subscriber = evidence.subscribers.get(name)
         for heard in {one.what: one for one in reversed(group)}.values():
@@ -100,7 +96,7 @@ def never_invented(evidence: Evidence) -> Iterator[Violation]:
                 yield _violation("I3", f"{_in(heard)}, {name}: {problem}", "provider, receiver")
             if (
                 heard.what not in logged
-                and not evidence.may_be_rolled_back(observed_ms[heard.what])
+                and not evidence.may_be_rolled_back(evidence.observed_ms[heard.what])
                 and heard.phone[1] not in evidence.erased_phones
             ):
                 yield _violation("I3", f"{_in(heard)}, {name}: no such change is in the log", "store, receiver")
@@ -144,17 +140,21 @@ def _goes_back(evidence: Evidence, name: str, group: Sequence[Heard]) -> Iterato
         before = last.get(heard.phone)
         data = heard.body["data"]
         corrected = isinstance(data, dict) and (data.get("corrected") or data.get("late"))
-        is_news = not corrected and not evidence.may_be_rolled_back(heard.observed_ms)
+        is_news = not corrected and not evidence.may_be_rolled_back(evidence.observed_ms[heard.what])
         if before is not None and before.status in FINAL and is_news:
             yield _violation("I3", f"{_in(heard)}, {name}: after {before.status}, which is final", "receiver")
         last[heard.phone] = heard
 
 
 def _comes_back(evidence: Evidence, name: str, group: Sequence[Heard]) -> Iterator[Violation]:
-    ended = {digits_of(one.subject): one.done_ms for one in evidence.records.actions if one.name == "erase"}
+    erased = {digits_of(one.subject): one for one in evidence.records.actions if one.name == "erase"}
     for heard in group:
-        done_ms = ended.get(heard.phone[1])
-        if done_ms is not None and heard.post.at_ms > done_ms + _ERASED_AFTER_MS:
+        action = erased.get(heard.phone[1])
+        if action is None or evidence.sent_ms(heard.post) <= action.done_ms + _ERASED_AFTER_MS:
+            continue
+        # What nobody says when it was sent counts as sent when its tracking, which may wait for long, was recorded.
+        session = evidence.records.store.sessions.get((heard.what[0], heard.what[1]))
+        if session is None or session.sent_ms <= action.asked_ms:
             yield _violation("I3", f"{_in(heard)}, {name}: the phone was erased", "operator, receiver")
 
 
@@ -182,7 +182,9 @@ def _same(evidence: Evidence, first: Heard, second: Heard) -> bool:
     ):
         return True
     # Seen again by a store that had lost it: then when and as which it was seen may differ.
-    return evidence.may_be_rolled_back(first.observed_ms) and _unmoved(first.body) == _unmoved(second.body)
+    return evidence.may_be_rolled_back(evidence.observed_ms[first.what]) and _unmoved(first.body) == _unmoved(
+        second.body
+    )
 
 
 def _unmoved(event: Mapping[str, object]) -> Mapping[str, object]:
@@ -228,7 +230,7 @@ def in_order(evidence: Evidence) -> Iterator[Violation]:
             if heard.post.accepted:
                 accepted_ms.setdefault(heard.what, heard.post.decided_ms)
         for arrived in phones.values():
-            if any(evidence.may_be_rolled_back(one.observed_ms) for one in arrived):
+            if any(evidence.may_be_rolled_back(evidence.observed_ms[one.what]) for one in arrived):
                 continue
             ordered = sorted(arrived, key=lambda one: one.sequence)
             for place, later in enumerate(ordered):

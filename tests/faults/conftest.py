@@ -28,5 +28,5 @@ def pytest_report_header() -> str:
 def right() -> Records:
     """A run in which all went well."""
     applications = ("well", "moody", "batches", "failures", "pushed", "masked", "hashed", "sessions")
-    plan = Plan(sessions=20, per_s=10, words_over_s=2, applications=applications, neighbours=True)
+    plan = Plan(sessions=20, per_s=10, applications=applications, neighbours=True)
     return play(plan)

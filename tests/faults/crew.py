@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from bridge.cli.family import Child
 from tests.faults.receivers import now_ms
 from tests.faults.records import Ended, Fault, Kind
-from tests.faults.waiting import NotInTime, wait_until
 from tests.faults.world import World
+from tests.waiting import NotInTime, wait_until
 
 _KILLED_WITHIN_S = 10.0
 
@@ -30,7 +30,7 @@ class Crew:
         self.beats: list[Child] = []
         self.deaths: list[Fault] = []
         self.ended: list[Ended] = []
-        self._killed: set[int] = set()
+        self._killed: dict[int, tuple[int, int]] = {}
 
     def start(self, workers: int, *, web: bool) -> None:
         for slot in range(workers):
@@ -83,9 +83,11 @@ class Crew:
         self._note_killed(kind, child)
 
     def _send_kill(self, child: Child) -> None:
-        if child.poll() is None:
-            self._killed.add(child.pid)
+        was_alive, before_ms = child.poll() is None, now_ms()
         child.kill()
+        if was_alive:
+            # Now, and not when its end is seen: on a busy machine that may be long after it did its last.
+            self._killed[child.pid] = before_ms, now_ms()
 
     def _note_killed(self, kind: str, child: Child) -> None:
         child.wait(_KILLED_WITHIN_S)
@@ -116,12 +118,21 @@ class Crew:
             self._stops.remove(stop)
         elif how == "killed" and child.pid not in self._killed:
             how = "by itself"
-        at_ms = died_ms or now_ms()
+        since_ms, killed_ms = self._killed.get(child.pid, (0, 0)) if how == "killed" else (0, 0)
+        at_ms = died_ms or killed_ms or now_ms()
         if how in {"died", "by itself"}:
             name = f"died at {stop}" if stop else f"a {kind} ended by itself"
             self.deaths.append(Fault(name=name, kind=Kind.LOSES_OUTCOMES, at_ms=at_ms, until_ms=at_ms))
         self.ended.append(
-            Ended(pid=child.pid, kind=kind, at_ms=at_ms, how=how, code=child.poll() or 0, last_lines=child.last_lines())
+            Ended(
+                pid=child.pid,
+                kind=kind,
+                at_ms=at_ms,
+                how=how,
+                since_ms=since_ms,
+                code=child.poll() or 0,
+                last_lines=child.last_lines(),
+            )
         )
 
     def _died_at(self, pid: int) -> tuple[int, str]:

@@ -70,6 +70,8 @@ class Sender(threading.Thread):
         """What ended it before its time: a run without a sender comes to nothing, and must say why."""
         self.app = Celery(broker=world.broker.url, set_as_current=False)
         self.app.conf.update(broker_transport_options={"socket_timeout": 5, "socket_connect_timeout": 5})
+        self.sending = threading.Lock()
+        """Whoever has it knows of all that was sent, and nothing more is."""
         self.enough = threading.Event()
         self._quit = threading.Event()
 
@@ -99,6 +101,10 @@ class Sender(threading.Thread):
 
     def send(self) -> None:
         """Send and track the next few."""
+        with self.sending:
+            self._send_some()
+
+    def _send_some(self) -> None:
         start = len(self.tracked)
         made = [self._send(number) for number in range(start, start + _AT_ONCE)]
         self.track([item for item, _ in made])

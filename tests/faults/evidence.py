@@ -6,7 +6,7 @@ import hashlib
 import hmac
 import json
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from functools import cached_property
 from typing import cast
@@ -19,7 +19,6 @@ from tests.faults.records import (
     CHANGE,
     FINAL,
     TYPES,
-    Fault,
     Key,
     Kind,
     Logged,
@@ -50,6 +49,14 @@ class Heard(msgspec.Struct, frozen=True, kw_only=True):
     sequence: int
     observed_ms: int
     body: Mapping[str, object]
+
+
+class Rollback(msgspec.Struct, frozen=True, kw_only=True):
+    """A store went back in time, at ``at_ms`` or later: what was done from ``since_ms`` to ``until_ms`` may be lost."""
+
+    since_ms: int
+    at_ms: int
+    until_ms: int
 
 
 class Evidence:
@@ -134,6 +141,14 @@ class Evidence:
         return fits[0] if len(fits) == 1 else phone
 
     @cached_property
+    def observed_ms(self) -> Mapping[What, int]:
+        """When a change was observed, by what all heard of it: the provider's own push format does not say."""
+        found: dict[What, int] = {}
+        for one in (one for kind in (self.heard, self.others) for group in kind.values() for one in group):
+            found[one.what] = min(one.observed_ms, found.get(one.what, one.observed_ms))
+        return found
+
+    @cached_property
     def _phones(self) -> Mapping[str, tuple[str, ...]]:
         return {one.session_no: one.phones for one in self.records.tracked}
 
@@ -157,6 +172,11 @@ class Evidence:
         for word in self.records.answers.words:
             found[word.key].append(word)
         return found
+
+    def sent_ms(self, post: Post) -> int:
+        """When a POST was sent, as far as is known: what arrived late was not therefore sent late."""
+        attempt = self.records.journal.attempts.get(post.attempt)
+        return attempt.sent_ms if attempt else post.at_ms
 
     def told(self, session_no: str, digits: str) -> set[str]:
         """All that the provider ever said of a phone in a session."""
@@ -210,12 +230,24 @@ class Evidence:
     def _with_callback(self) -> set[str]:
         return {one.session_no for one in self.records.tracked if one.callback}
 
-    def crashes(self) -> Iterable[Fault]:
-        return (fault for fault in self.records.faults if fault.kind is Kind.ROLLS_BACK)
+    @cached_property
+    def rollbacks(self) -> Sequence[Rollback]:
+        """What the store may have forgotten."""
+        found = [
+            Rollback(since_ms=fault.at_ms - ROLLED_BACK_MS, at_ms=fault.at_ms, until_ms=fault.until_ms)
+            for fault in self.records.faults
+            if fault.kind is Kind.ROLLS_BACK
+        ]
+        found += [Rollback(since_ms=since, at_ms=until, until_ms=until) for since, until in self.records.rolled_back]
+        return found
 
-    def may_be_rolled_back(self, at_ms: int) -> bool:
-        """Whether what was done then may have gone with the store's last second."""
-        return any(fault.at_ms - ROLLED_BACK_MS <= at_ms <= fault.until_ms for fault in self.crashes())
+    def may_be_rolled_back(self, at_ms: int, until_ms: int = 0) -> bool:
+        """Whether what was done then, or at some time up to ``until_ms``, may be gone with the store's last second."""
+        return any(one.since_ms <= max(at_ms, until_ms) and at_ms <= one.until_ms for one in self.rollbacks)
+
+    def went_back(self, since_ms: int, by_ms: int) -> bool:
+        """Whether by a time the store may have gone back to before another."""
+        return any(one.since_ms <= since_ms <= one.until_ms and one.at_ms <= by_ms for one in self.rollbacks)
 
     def places_of(self, heard: Heard) -> Sequence[Place]:
         """Where an event is in the log; of an erased phone's all places that were erased."""

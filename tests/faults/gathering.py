@@ -75,9 +75,11 @@ def journal(lines: Iterable[str]) -> Journal:
     attempts: dict[str, Attempt] = {}
     asked: dict[str, Asked] = {}
     hindrances: list[Hindrance] = []
+    last_ms: dict[int, int] = {}
     for line in lines:
         one = json.loads(line)
         at_ms, pid, name = one["at"], one["pid"], one.get("name", "")
+        last_ms[pid] = max(at_ms, last_ms.get(pid, 0))
         match one["what"]:
             case "sent":
                 attempts[name] = Attempt(name=name, pid=pid, sent_ms=at_ms)
@@ -91,6 +93,8 @@ def journal(lines: Iterable[str]) -> Journal:
             case "answered":
                 lanes = tuple(one.get("lanes", asked[name].lanes))
                 asked[name] = msgspec.structs.replace(asked[name], answered_ms=at_ms, reply=one["reply"], lanes=lanes)
+            case "awake":
+                pass
             case "stood still":
                 hindrances.append(Hindrance(pid=pid, what="stood still", since_ms=one["since"], until_ms=at_ms))
             case "broken":
@@ -99,7 +103,7 @@ def journal(lines: Iterable[str]) -> Journal:
             case other:
                 raise ValueError(f"no line of a journal: {other}")
     in_order = sorted(asked.values(), key=lambda call: call.asked_ms)
-    return Journal(attempts=attempts, asked=tuple(in_order), hindrances=tuple(hindrances))
+    return Journal(attempts=attempts, asked=tuple(in_order), hindrances=tuple(hindrances), last_ms=last_ms)
 
 
 def _asked(one: Mapping[str, Any]) -> Asked:

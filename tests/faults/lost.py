@@ -12,10 +12,11 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 
-from tests.faults.evidence import ROLLED_BACK_MS, Evidence, Heard
+from tests.faults.evidence import Evidence, Heard
 from tests.faults.failovers import FAILOVERS
 from tests.faults.records import TO_RECEIVERS, Asked, Attempt, Ended, Harm, Hindrance, Place, Post, name_of
 
+_NEVER_MS = 2**63
 _TIMED_OUT = 28
 _CLOSED_BY_US = 23
 """libcurl's name for a body of which no more is read: the status stands."""
@@ -27,8 +28,6 @@ _WRITTEN_WITHIN_MS = 300
 _BREAK_OFF = frozenset({"cut", "garbled", "reset"})
 _REPEATED_FOR_MS = 6_000
 """What the store does not answer is given up after 5 s, and asked again."""
-_FSYNC_MS = 2_000
-"""While a server syncs its file it may hold back what it writes for so long, and be killed with it."""
 
 
 class Lost:
@@ -45,6 +44,15 @@ class Lost:
         first, second = self._attempts.get(before.post.attempt), self._attempts.get(again.post.attempt)
         if first is None or second is None:
             return None
+        by_arrival = self._cause(subscription, before, first, second)
+        if second.sent_ms >= first.sent_ms:
+            return by_arrival
+        # What was sent earlier arrived later: then it may be its outcome that was lost, or came too late.
+        by_sending = self._cause(subscription, again, second, first)
+        return by_sending if self._over_ms(second) <= first.sent_ms else by_arrival or by_sending
+
+    def _cause(self, subscription: str, before: Heard, first: Attempt, second: Attempt) -> str | None:
+        """Why there was a ``second`` attempt, though the ``first`` had been accepted as ``before``."""
         if first is second or before.post is not self._last_posts[first.name]:
             return self._sent_twice(first, before)
         if not first.heard_ms:
@@ -52,6 +60,11 @@ class Lost:
         if first.code not in {0, _CLOSED_BY_US}:
             return self._misheard(first, before)
         return self._unwritten(subscription, first, second, before)
+
+    def _over_ms(self, one: Attempt) -> int:
+        """When an attempt was over for the process that had sent it."""
+        end = self._end_of(one.pid, one.sent_ms)
+        return one.heard_ms or one.dropped_ms or (end.at_ms if end else _NEVER_MS)
 
     # The answer was not heard.
 
@@ -65,7 +78,8 @@ class Lost:
             return None
         # By then libcurl would have given it up, had it been asked.
         overdue_ms = one.sent_ms + self._timeout_ms + _WRITTEN_WITHIN_MS
-        if end.at_ms > overdue_ms and not self._hindrance(one.pid, "", overdue_ms - _WRITTEN_WITHIN_MS, end.at_ms):
+        alive_ms = _alive_ms(end)
+        if alive_ms > overdue_ms and not self._hindrance(one.pid, "", overdue_ms - _WRITTEN_WITHIN_MS, alive_ms):
             return None
         return "worker killed before it had the answer"
 
@@ -117,7 +131,7 @@ class Lost:
             # What the same process says of the second delivery says nothing of the first.
             if call.pid == one.pid
             and one.heard_ms - _EARLY_MS <= call.asked_ms
-            and (not second.heard_ms or call.asked_ms < second.heard_ms)
+            and (second.pid != one.pid or not second.heard_ms or call.asked_ms < second.heard_ms)
         ]
         if not settled:
             return self._cut_amid_headers(one, before) or self._never_handed_over(subscription, one, second, before)
@@ -141,7 +155,17 @@ class Lost:
             return self._too_late(one, second, last.asked_ms)
         if self._is_kept(subscription, places, settled):
             return self._claimed_before(last, one, second)
-        return self._gone_with_the_store(last.answered_ms)
+        # It was written at some time in between: an answer may be read long after it was given.
+        return self._gone_with_the_store(last.asked_ms, last.answered_ms) or self._forgotten_beneath(last, places, one)
+
+    def _forgotten_beneath(self, told: Asked, places: Sequence[Place], one: Attempt) -> str | None:
+        """Between the lease and the outcome the store went back in time: then the lane may begin with an earlier event
+        again, that was done with, and of another one no outcome is taken."""
+        lease = self._lease_of(one, told, self._lane_of(told, places))
+        if lease is None:
+            return None
+        is_back = self._evidence.went_back(lease.asked_ms, told.answered_ms)
+        return "store lost what came before it" if is_back else None
 
     def _leased_elsewhere(self, told: Asked, places: Sequence[Place], one: Attempt, second: Attempt) -> str | None:
         """While a master is replaced two servers may take themselves for it, or the new one lack what was written last:
@@ -165,10 +189,7 @@ class Lost:
         before, anew = (self._lease_of(attempt, told, lane) for attempt in (one, second))
         if before is None or anew is None or not before.asked_ms < anew.asked_ms <= (told.answered_ms or 0):
             return False
-        return any(
-            fault.at_ms - ROLLED_BACK_MS <= before.asked_ms <= fault.until_ms and fault.at_ms <= anew.answered_ms
-            for fault in self._evidence.crashes()
-        )
+        return self._evidence.went_back(before.asked_ms, anew.answered_ms)
 
     @staticmethod
     def _lane_of(told: Asked, places: Sequence[Place]) -> str:
@@ -191,7 +212,7 @@ class Lost:
     def _never_handed_over(self, subscription: str, one: Attempt, second: Attempt, before: Heard) -> str | None:
         """The answer was heard, and the store was never told of it."""
         end = self._end_of(one.pid, one.heard_ms)
-        if end is not None and end.at_ms - one.heard_ms <= _WRITTEN_WITHIN_MS:
+        if end is not None and _alive_ms(end) - one.heard_ms <= _WRITTEN_WITHIN_MS:
             return "worker killed before it wrote the outcome"
         hindrance = self._hindrance(one.pid, "", one.heard_ms - _EARLY_MS, one.heard_ms + _WRITTEN_WITHIN_MS)
         if hindrance and end is not None:
@@ -230,7 +251,9 @@ class Lost:
         over = self._failed_over(held[-1].asked_ms, refused.answered_ms) if held else None
         if over and held[-1].server != refused.server:
             return f"two masters: {over}"
-        if self._evidence.may_be_rolled_back(until_ms) or self._gone_with_the_store(until_ms - self._hold_ms):
+        if self._evidence.may_be_rolled_back(until_ms) or self._gone_with_the_store(
+            until_ms - self._hold_ms, until_ms - self._hold_ms
+        ):
             return "hold lost with the store"
         return None
 
@@ -260,13 +283,9 @@ class Lost:
         spans = [(call.asked_ms % 2**32, (call.answered_ms or call.asked_ms + 5_000) % 2**32) for call in settled]
         return any(since - 5 <= at <= until + 5 for at in noted for since, until in spans)
 
-    def _gone_with_the_store(self, at_ms: int) -> str | None:
-        if self._evidence.may_be_rolled_back(at_ms):
-            return "store lost its last second"
-        for fault in self._records.faults:
-            if fault.name == "store restarted" and fault.at_ms - _FSYNC_MS <= at_ms <= fault.until_ms:
-                return "store killed before it had written its file"
-        return None
+    def _gone_with_the_store(self, since_ms: int, until_ms: int) -> str | None:
+        """Whether what was done at some time in between may have gone with the store's last second."""
+        return "store lost its last second" if self._evidence.may_be_rolled_back(since_ms, until_ms) else None
 
     def _end_of(self, pid: int, since_ms: int) -> Ended | None:
         """The end of a process, where it came suddenly and after this.
@@ -317,6 +336,11 @@ class Lost:
         found: dict[int, list[Hindrance]] = defaultdict(list)
         for one in self._records.journal.hindrances:
             found[one.pid].append(one)
+        for end in self._records.ended:
+            last_ms = self._records.journal.last_ms.get(end.pid, end.at_ms)
+            if end.at_ms - last_ms > _WRITTEN_WITHIN_MS:
+                still = Hindrance(pid=end.pid, what="stood still until its end", since_ms=last_ms, until_ms=end.at_ms)
+                found[end.pid].append(still)
         for call in self._records.journal.asked:
             until_ms = call.answered_ms or call.asked_ms + _REPEATED_FOR_MS
             if until_ms - call.asked_ms > _WRITTEN_WITHIN_MS:
@@ -386,3 +410,8 @@ class Lost:
         for one in self._records.passages:
             found[one.port].append(one.at_ms)
         return found
+
+
+def _alive_ms(end: Ended) -> int:
+    """Until when a process was certainly alive."""
+    return end.since_ms or end.at_ms

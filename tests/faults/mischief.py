@@ -215,6 +215,7 @@ def fill_store(run: Run, _chance: random.Random) -> str:
 
 
 def restart_store(run: Run, chance: random.Random) -> str:
+    run.settle_steering()
     run.world.server.crash()
     time.sleep(chance.uniform(0, 1))
     run.world.server.revive()
@@ -231,7 +232,8 @@ def roll_store_back(run: Run, _chance: random.Random) -> str:
 
 def purge_broker(run: Run, _chance: random.Random) -> str:
     """What is queued is gone; but not trackings, which are data."""
-    with redis.Redis.from_url(run.world.broker.url) as server:
+    # None may come between the wait and the purge: nobody knows of it before it was sent.
+    with redis.Redis.from_url(run.world.broker.url) as server, run.sender.sending:
         run.wait_for_trackings()
         if run.world.broker is not run.world.store:
             server.flushall()

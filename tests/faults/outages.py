@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from tests.faults import names
 from tests.faults.identities import ANOTHERS, EXPIRED
 from tests.faults.records import TO_RECEIVERS, Kind
-from tests.faults.waiting import wait_until
+from tests.waiting import wait_until
 
 if TYPE_CHECKING:
     from tests.faults.run import Run
@@ -31,6 +31,7 @@ def everything_killed(run: Run, chance: random.Random) -> str:
     """``kill -9`` of all that runs, the store too: a machine that stops at once, or again and again as it starts."""
     times = chance.choice([1, 2, 5])
     killed = 0
+    run.settle_steering()
     for _ in range(times):
         killed += run.crew.kill_all() + 1
         run.world.server.crash()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import time
 from collections.abc import Iterator
@@ -14,6 +13,8 @@ from pathlib import Path
 
 import pytest
 from kombu import Connection
+
+from tests.ports import unused_port
 
 READY_WITHIN_S = 60.0
 _SERVERS = ("/usr/lib/rabbitmq/bin/rabbitmq-server", "rabbitmq-server")
@@ -26,7 +27,7 @@ class Rabbit:
     def __init__(self, directory: Path, server: str, epmd: str) -> None:
         self._directory = directory
         self._server = server
-        port, dist_port, epmd_port = _free_ports(3)
+        port, dist_port, epmd_port = unused_port(), unused_port(), unused_port()
         self.url = f"amqp://guest:guest@127.0.0.1:{port}//"
         (directory / "plugins").write_text("[].\n")
         (directory / "rabbit.conf").write_text(f"listeners.tcp.1 = 127.0.0.1:{port}\nloopback_users.guest = true\n")
@@ -104,11 +105,3 @@ def _end(process: subprocess.Popen[bytes]) -> None:
     with suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()
-
-
-def _free_ports(count: int) -> list[int]:
-    probes = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [int(probe.getsockname()[1]) for probe in probes]
-    for probe in probes:
-        probe.close()
-    return ports

@@ -238,20 +238,27 @@ class Hindrance(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Journal(msgspec.Struct, frozen=True, kw_only=True):
-    """What all workers wrote down from within (``inside/journal.py``)."""
+    """What all workers wrote down from within (``inside/journal.py``). ``last_ms`` is when each last wrote anything: as
+    long as it has a turn, that is every 50 ms at least."""
 
     attempts: Mapping[str, Attempt] = {}
     asked: tuple[Asked, ...] = ()
     hindrances: tuple[Hindrance, ...] = ()
+    last_ms: Mapping[int, int] = {}
 
 
 class Ended(msgspec.Struct, frozen=True, kw_only=True):
-    """The end of a process: ``how`` is ``killed``, ``died`` (at a point), ``stopped``, or ``by itself``."""
+    """The end of a process: ``how`` is ``killed``, ``died`` (at a point), ``stopped``, or ``by itself``.
+
+    It came by ``at_ms``, and where that is not 0 not before ``since_ms``: whoever sent the signal looked at the time
+    before and after, and may have waited for a turn in between.
+    """
 
     pid: int
     kind: str
     at_ms: int
     how: str
+    since_ms: int = 0
     code: int = 0
     last_lines: str = ""
 
@@ -323,7 +330,8 @@ class Records(msgspec.Struct, frozen=True, kw_only=True):
 
     ``callback_timeout_ms`` and ``give_up_ms`` are the run's settings; ``secrets_said`` must be in no log line, nor a
     phone of ``tracked``. ``refused_connections`` came to an address that the bridge may not call.
-    ``kills`` are servers of the store's that were killed. ``lags_ms`` are a well receiver's delays without and with bad
+    ``kills`` are servers of the store's that were killed, ``rolled_back`` spans of time of whose writes one that came
+    back may have kept none. ``lags_ms`` are a well receiver's delays without and with bad
     neighbours.
     """
 
@@ -345,6 +353,7 @@ class Records(msgspec.Struct, frozen=True, kw_only=True):
     refused_connections: tuple[str, ...] = ()
     lags_ms: tuple[tuple[int, ...], tuple[int, ...]] = ((), ())
     kills: int = 0
+    rolled_back: tuple[tuple[int, int], ...] = ()
     not_drained: str = ""
 
 

@@ -25,9 +25,9 @@ from tests.faults.plans import Plan
 from tests.faults.reading import Reader
 from tests.faults.receivers import Application, Receivers, now_ms
 from tests.faults.records import TO_RECEIVERS, Fault, Kind, Records, Secret, Subscriber
-from tests.faults.waiting import NotInTime, wait_until
 from tests.faults.watchers import EVENTS, SENTRY, EventWatch, SentrySink
 from tests.faults.world import SHARDS, World
+from tests.waiting import NotInTime, wait_until
 
 _MOMENT_S = 1.0
 _STARTED_WITHIN_S = 150.0
@@ -290,10 +290,12 @@ class Run:
     def _excused(self) -> set[str]:
         """Sessions of the last moments before the store lost its last second."""
         crashes = [fault for fault in self._all_faults() if fault.kind is Kind.ROLLS_BACK]
+        spans = [(fault.at_ms - 3000, fault.until_ms) for fault in crashes]
+        spans += self.world.store.rolled_back
         return {
             one.session_no
             for one in self.sender.tracked
-            if any(fault.at_ms - 3000 <= one.acked_ms <= fault.until_ms for fault in crashes)
+            if any(since <= one.acked_ms <= until for since, until in spans)
         }
 
     def subscribers(self) -> list[Subscriber]:
@@ -341,6 +343,7 @@ class Run:
             refused_connections=tuple(self.receivers.refused),
             lags_ms=self._lags,
             kills=self.world.store.kills,
+            rolled_back=tuple(self.world.store.rolled_back),
             not_drained=not_drained,
         )
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import random
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -18,10 +18,13 @@ import redis
 
 from bridge.store.server import Spawn
 from tests.clusters import Member, RealCluster, slot_of_shard
-from tests.faults.waiting import wait_until
 from tests.sentinels import Watched
+from tests.waiting import wait_until
 
 _WITHIN_S = 60.0
+
+NONE: Sequence[tuple[int, int]] = ()
+"""Spans of whose writes a server may have kept none: where there are several, faults say when they go back in time."""
 
 
 class SentinelStore:
@@ -30,6 +33,7 @@ class SentinelStore:
     def __init__(self, stack: ExitStack, directory: Path, spawn: Spawn) -> None:
         self._stack, self._directory, self._spawn = stack, directory, spawn
         self.kills = 0
+        self.rolled_back = NONE
         self.group: Watched
 
     def start(self) -> None:
@@ -120,6 +124,7 @@ class ClusterStore:
     def __init__(self, stack: ExitStack, spawn: Spawn, shards: int) -> None:
         self._stack, self._spawn, self._shards = stack, spawn, shards
         self.kills = 0
+        self.rolled_back = NONE
         self.cluster: RealCluster
 
     def start(self) -> None:

@@ -18,7 +18,8 @@ from bridge.sender import track as send
 from bridge.store.server import EmbeddedServer
 from tasks.leases import LEASES, TAKEN
 from tests.faults.house import foreign_app, running, tracked, wait_until
-from tests.hostile import Certificate, unused_port
+from tests.hostile import Certificate
+from tests.ports import unused_port
 from tests.sentinels import watched
 from tests.servers import bridge_on, environ_for, valkey
 from tests.tls import directives, ignores_what_redis_py_leaves_open, program_with_tls

@@ -92,7 +92,7 @@ def another_account_told(records: Records) -> Records:
 
 def a_phone_back_from_erasure(records: Records) -> Records:
     phone = records.tracked[0].phones[0]
-    return replace(records, actions=(Action(name="erase", subject=phone, asked_ms=0, done_ms=1),))
+    return replace(records, actions=(Action(name="erase", subject=phone, asked_ms=2**53, done_ms=1),))
 
 
 def another_id(records: Records) -> Records:
@@ -255,14 +255,12 @@ ALTERED: Mapping[Callable[[Records], Records], str] = {
 }
 
 
-@pytest.mark.timeout(300)
 def test_what_went_well_is_right_and_comes_once(right: Records) -> None:
     assert check(right) == []
     assert not any(list(repeats(group)) for group in heard_of(right))
     assert all(right.lags_ms), "a well receiver was watched without a neighbour that hangs, and beside one"
 
 
-@pytest.mark.timeout(300)
 def test_every_delivery_is_in_a_journal_and_its_outcome_too(right: Records) -> None:
     """Else a rule that asks the journal would find nothing, and say nothing."""
     assert all(post.attempt in right.journal.attempts for post in right.posts)
@@ -271,7 +269,6 @@ def test_every_delivery_is_in_a_journal_and_its_outcome_too(right: Records) -> N
     assert all(call.answered_ms for call in right.journal.asked)
 
 
-@pytest.mark.timeout(300)
 @pytest.mark.parametrize("alter", ALTERED, ids=lambda alter: alter.__name__)
 def test_what_was_altered_is_named(right: Records, alter: Callable[[Records], Records]) -> None:
     found = {violation.invariant for violation in check(alter(right))}
@@ -285,7 +282,6 @@ def test_an_empty_queue_is_no_excuse(right: Records) -> None:
     assert Evidence(right).changes
 
 
-@pytest.mark.timeout(300)
 def test_what_a_store_lost_was_observed_when_others_say_so(right: Records) -> None:
     """The provider's own push format does not say when: what came of it a moment later was taken for invented."""
     evidence = Evidence(right)
@@ -301,3 +297,51 @@ def test_what_a_store_lost_was_observed_when_others_say_so(right: Records) -> No
     lost = replace(right, store=replace(right.store, events=left), faults=(crash,))
     assert "I3" not in {violation.invariant for violation in check(lost)}
     assert "I3" in {violation.invariant for violation in check(replace(lost, faults=()))}
+
+
+def test_what_was_sent_before_a_phone_was_erased_may_be_read_long_after(right: Records) -> None:
+    """A receiver that has no turn at the processor reads late what was sent in time."""
+    phone = right.tracked[0].phones[0]
+    last_ms = max(post.at_ms for post in right.posts)
+    erased = replace(right, actions=(Action(name="erase", subject=phone, asked_ms=last_ms, done_ms=last_ms),))
+    late = with_posts(
+        erased, lambda post: replace(post, at_ms=post.at_ms + 60_000, decided_ms=post.decided_ms + 60_000)
+    )
+    assert "I3" not in {violation.invariant for violation in check(late)}
+    attempts = {name: replace(one, sent_ms=one.sent_ms + 60_000) for name, one in right.journal.attempts.items()}
+    sent_late = replace(late, journal=replace(late.journal, attempts=attempts))
+    assert "I3" in {violation.invariant for violation in check(sent_late)}
+
+
+def test_what_was_still_in_the_queue_when_its_phone_was_erased_is_sent_after_that(right: Records) -> None:
+    """Nobody said when it was sent, so it counts as sent when its tracking was recorded."""
+    first = right.tracked[0]
+    key = first.account, first.session_no
+    recorded_ms = right.store.sessions[key].sent_ms
+
+    def accused(asked_ms: int) -> bool:
+        erase = Action(name="erase", subject=first.phones[0], asked_ms=asked_ms, done_ms=recorded_ms - 60_000)
+        return "I3" in {violation.invariant for violation in check(replace(right, actions=(erase,)))}
+
+    assert not accused(recorded_ms - 1)
+    assert accused(recorded_ms)
+
+
+def test_the_order_of_what_a_store_lost_is_excused_by_when_others_heard_of_it(right: Records) -> None:
+    evidence = Evidence(right)
+    pushed = next(one.id for one in evidence.subscribers.values() if one.format == "usms")
+    group = evidence.heard[pushed]
+    corrected = {one.phone for one in group if one.sequence > 1}
+    # By its own record it was observed when it arrived, and that is later than the store's crash.
+    first = next(
+        one
+        for one in group
+        if one.sequence == 1 and one.phone in corrected and evidence.observed_ms[one.what] < one.post.at_ms - 2
+    )
+    refused = with_posts(right, lambda post: replace(post, accepted=False) if post.message_id == first.id else post)
+    events = tuple(event for event in right.store.events if event.what != first.what)
+    seen_ms = evidence.observed_ms[first.what]
+    crash = Fault(name="x", kind=Kind.ROLLS_BACK, at_ms=seen_ms + 1, until_ms=seen_ms + 1)
+    lost = replace(refused, store=replace(right.store, events=events), faults=(crash,))
+    assert "I6" not in {violation.invariant for violation in check(lost)}
+    assert "I6" in {violation.invariant for violation in check(replace(lost, faults=()))}

@@ -14,8 +14,8 @@ from bridge.cli.family import Family
 from tests.faults.crowd import Sender
 from tests.faults.receivers import Application
 from tests.faults.records import Secret
-from tests.faults.waiting import wait_until
 from tests.faults.world import World
+from tests.waiting import wait_until
 
 
 @pytest.fixture
@@ -45,6 +45,18 @@ def test_a_sender_that_dies_says_of_what(world: World) -> None:
     sender.join(30)
     assert "the sender died" in sender.error
     sender.quit()
+
+
+def test_nothing_is_sent_while_somebody_must_know_of_all_that_was(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Fault: a broker was emptied as a tracking had just been handed to it, of which nobody knew yet."""
+    sender = Sender(world, 1, 5, 1000.0)
+    held: list[bool] = []
+    monkeypatch.setattr(sender, "_send_some", lambda: held.append(sender.sending.locked()))
+    sender.send()
+    assert held == [True]
+    assert not sender.sending.locked()
 
 
 def test_a_secret_need_not_sign_from_when_its_successor_was_asked_for() -> None:

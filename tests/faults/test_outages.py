@@ -16,8 +16,8 @@ from tests.faults.outages import no_room
 from tests.faults.plans import Plan
 from tests.faults.receivers import Application
 from tests.faults.run import Run
-from tests.faults.waiting import wait_until
 from tests.faults.world import CommandFailed
+from tests.waiting import wait_until
 
 _EMPTIED = "the store was emptied, or is another one than before"
 

@@ -24,7 +24,6 @@ def played(plan: Plan) -> Records:
     return records
 
 
-@pytest.mark.timeout(600)
 @pytest.mark.parametrize("name", SCENARIOS)
 def test_every_invariant_holds_while(name: str) -> None:
     plan = SCENARIOS[name]
@@ -34,7 +33,6 @@ def test_every_invariant_holds_while(name: str) -> None:
     assert {f"died at {stop}" for stop in plan.stops} <= done
 
 
-@pytest.mark.timeout(600)
 def test_every_invariant_holds_by_chance() -> None:
     """A seed that is new each time, and printed, on one server. Failovers by chance are the soak's."""
     played(by_chance(int(os.environ[SEED]), faults=3, sessions=40, store="one"))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import contextlib
 import json
 import os
 import resource
@@ -14,7 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -30,9 +29,10 @@ from tests.faults.gathering import lines_of
 from tests.faults.identities import Identities
 from tests.faults.names import PROVIDER, RECEIVERS, Names
 from tests.faults.proxy import Proxy
+from tests.faults.receivers import now_ms
 from tests.faults.stores import ClusterStore, SentinelStore
-from tests.faults.waiting import wait_until
-from tests.hostile import unused_port
+from tests.ports import unused_port
+from tests.waiting import wait_until
 
 ROOT = Path(__file__).parents[2]
 KEEPS_WHAT_IT_TAKES = (ROOT / "tasks" / "lua" / "take_message.lua").exists()
@@ -59,8 +59,18 @@ SETTINGS: Mapping[str, str] = {
 """An hour in a second, and patience to match: a lost answer is missed after a second, a lost worker after three."""
 
 
+_LAST = "faults:last"
+"""Where a server that is to be killed has when that was."""
+_HELD_BACK_MS = 3_000
+"""For two seconds, by a clock of whole ones."""
+
+
 class Server:
-    """A store or broker that can die, lose its last second, and come back under the same URL."""
+    """A store or broker that can die, lose its last second, and come back under the same URL.
+
+    ``rolled_back`` are spans of Unix ms, up to a kill, of whose writes it may have kept none: while it syncs a file it
+    holds back what it has answered already, and that goes with it. Whether it did, what was written last shows.
+    """
 
     def __init__(self, family: Family, name: str, *, durable: bool) -> None:
         self._family = family
@@ -69,7 +79,9 @@ class Server:
         self._port, self._password = unused_port(), secrets.token_urlsafe(12)
         self._server = self._made()
         self._sizes: list[tuple[float, str, int]] = []
+        self._last_ms = self._killed_ms = 0
         self.kills = 0
+        self.rolled_back: list[tuple[int, int]] = []
 
     def _made(self) -> EmbeddedServer:
         return EmbeddedServer(
@@ -137,7 +149,12 @@ class Server:
     def crash(self, *, lose_s: float = 0.0) -> None:
         """``kill -9``; and of the append-only file, what was written in the last ``lose_s`` seconds."""
         self.note_size()
+        self._last_ms = now_ms()
+        # One that takes no writes is asked for what there is not, and so may have lost all that may be lost.
+        with suppress(redis.RedisError), self.client() as client:
+            client.set(_LAST, self._last_ms)
         os.kill(self._server.pid, signal.SIGKILL)
+        self._killed_ms = now_ms()
         self.kills += 1
         at = time.monotonic()
         self._server.stop()
@@ -154,6 +171,9 @@ class Server:
         """Start again, with what it has kept."""
         self._server = self._made()
         self.start()
+        with self.client() as client:
+            kept = client.getdel(_LAST) == str(self._last_ms).encode()
+        self.rolled_back.append((self._last_ms if kept else self._killed_ms - _HELD_BACK_MS, self._killed_ms))
 
 
 class World:
@@ -246,7 +266,7 @@ class World:
     def _provider_answers(self, simulator: Child) -> bool:
         if simulator.poll() is not None:
             raise RuntimeError(f"the simulator ended: {simulator.last_lines()}")
-        with contextlib.suppress(requests.ConnectionError):
+        with suppress(requests.ConnectionError):
             return self._http("GET", "health").ok
         return False
 
@@ -352,7 +372,7 @@ class World:
 
 def _lines_of(url: str) -> Iterator[str]:
     for path in ("/healthz", "/readyz", "/v1/health", "/metrics", "/nothing/(86)18500000000", "/v1/sessions?limit=x"):
-        with contextlib.suppress(requests.ConnectionError):
+        with suppress(requests.ConnectionError):
             yield from requests.get(url + path, timeout=10).text.splitlines()
 
 

@@ -56,7 +56,7 @@ class Journal:
         return f"{self._pid}-{next(self.numbers)}"
 
     def watch_standstills(self) -> None:
-        """Note where this process was kept from running."""
+        """Note where this process was kept from running, and until when it was not: it may be killed while it is."""
 
         def watch() -> None:
             while True:
@@ -64,6 +64,8 @@ class Journal:
                 time.sleep(_NAP_S)
                 if time.monotonic() - began > _NAP_S + _LATE_S:
                     self.add("stood still", since=began_ms)
+                else:
+                    self.add("awake")
 
         threading.Thread(target=watch, name="standstills", daemon=True).start()
 
