@@ -50,10 +50,14 @@ def servers() -> Iterator[Servers]:
 
 @pytest.fixture
 def store_url(servers: Servers, request: pytest.FixtureRequest) -> Iterator[str]:
-    """An empty store, whose keys must be the catalogue's when the test ends. On Valkey, unless parametrised."""
+    """An empty store, whose keys must be the catalogue's when the test ends. On Valkey, unless parametrised.
+
+    It knows no scripts either: a test that needs them known would else pass or fail by what ran before it.
+    """
     url = servers.url(getattr(request, "param", "valkey"))
     parts = Parts(url)
     parts.empty()
+    parts.forget_scripts()
     yield url
     assert_catalogued(parts.redis, parts.client.scan("*"))
     parts.close()

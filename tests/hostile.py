@@ -238,13 +238,6 @@ def resetting(connection: Connection) -> None:
     connection.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\x01\0\0\0\0\0\0\0")
 
 
-def unused_port() -> int:
-    """A port of 127.0.0.1 on which nobody listens."""
-    with socket.create_server(("127.0.0.1", 0)) as sock:
-        port: int = sock.getsockname()[1]
-        return port
-
-
 class Certificate:
     """A self-signed certificate in ``path`` (PEM, key included) and a server's context with it."""
 

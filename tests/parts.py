@@ -120,6 +120,11 @@ class Parts:
         for node in self._nodes:
             self.client.ask_node(node, [["FLUSHALL"]])
 
+    def forget_scripts(self) -> None:
+        """As a server does that was started again."""
+        for node in self._nodes:
+            self.client.ask_node(node, [["SCRIPT", "FLUSH"]])
+
     def now_ms(self) -> int:
         seconds, micros = self.redis.time()
         return seconds * 1000 + micros // 1000

@@ -129,8 +129,8 @@ def test_every_change_arrives_once_and_in_order_while_every_shard_is_moved() -> 
             owner = cluster.owner(slot)
             before = sum(map(len, run.heard.statuses().values()))
             cluster.move_slot(slot, cluster.masters[(cluster.masters.index(owner) + 1) % 3])
-            if shard == 3:
-                run.send_and_track(SESSIONS - SESSIONS // 2)
+            # Of those before, all may have arrived by now: a slow machine moves shards slowly too.
+            run.send_and_track(SESSIONS // 2 // 8)
             run.wait_until(
                 "others arrive",
                 lambda before=before: sum(map(len, run.heard.statuses().values())) > before,  # type: ignore[misc]  # mypy cannot infer a lambda with a default

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import pytest
-
 from tests.bench import drill
 
 
-@pytest.mark.timeout(240)
 def test_a_receiver_that_comes_back_hears_everything_in_order_and_nobody_else_waits_for_it() -> None:
     sizes = drill.Sizes(events=600, hours=0.3, within_s=90)
     result = drill.measure(sizes, handle_signals=False)

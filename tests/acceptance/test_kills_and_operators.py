@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 
-import pytest
 from msgspec.structs import replace
 
 from bridge.cli.family import Family
@@ -15,7 +13,8 @@ from tests.bench import drill
 from tests.bench.house import House, open_bridge
 from tests.bench.listener import EACH, ask, listens
 from tests.bench.machine import apart
-from tests.bench.receiver import free_port
+from tests.ports import unused_port
+from tests.waiting import wait_until
 
 EVENTS = 4_000
 RATE = 600.0
@@ -23,24 +22,16 @@ ROUNDS = 4
 CONCURRENCY = 8
 
 
-def wait_until(what: str, condition: Callable[[], bool], within_s: float = 60.0) -> None:
-    deadline = time.monotonic() + within_s
-    while not condition():
-        assert time.monotonic() < deadline, f"not within {within_s:.0f} s: {what}"
-        time.sleep(0.05)
-
-
 def with_concurrency(concurrency: int) -> Callable[[Subscription], Subscription]:
     return lambda one: replace(one, concurrency=concurrency)
 
 
-@pytest.mark.timeout(240)
 def test_nothing_is_lost_or_reordered_by_kills_pauses_and_edits_at_once() -> None:
     with Family("kills", handle_signals=False) as family:
         house = House(family)
         # Short attempts make short holds: what a killed worker had is another's after 3 s.
         house.environment |= {"BRIDGE_CALLBACK_TIMEOUT": "1s", "BRIDGE_CALLBACK_RETRY": "200ms,500ms,1s,1s,1s,1s,1s,1s"}
-        port = free_port()
+        port = unused_port()
         house.start("receiver", "-m", "tests.bench.listener", str(port))
         bridge = open_bridge(house.environment)
         try:

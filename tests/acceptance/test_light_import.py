@@ -44,7 +44,6 @@ def _copied_source(target: Path) -> Path:
     return target
 
 
-@pytest.mark.timeout(400)
 def test_a_service_with_only_celery_can_track(sender_python: Path, tmp_path: Path) -> None:
     script = textwrap.dedent("""
         import importlib.util

@@ -16,7 +16,7 @@ from celery import Celery
 from bridge.cli.family import Family
 from bridge.cli.house import House
 from bridge.wiring import Bridge
-from tests.hostile import unused_port
+from tests.ports import unused_port
 
 PHONE = "18612345678"
 ITEM = {"session_no": "privacy-1", "phones": [f"(86){PHONE}"], "metadata": {"phone": PHONE}}

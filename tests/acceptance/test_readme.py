@@ -21,6 +21,7 @@ from bridge.cli.main import run
 from bridge.domain.receipts import Status
 from bridge.domain.signing import encode_secret, signature
 from bridge.settings import settings_table_markdown
+from tests.ports import unused_port
 
 README = Path(__file__).parents[2] / "README.md"
 TEXT = README.read_text(encoding="utf-8")
@@ -60,8 +61,7 @@ def test_every_status_has_a_line() -> None:
 @contextmanager
 def receiver(argv: list[str], cwd: Path, secret: str) -> Iterator[tuple[str, subprocess.Popen[str]]]:
     """One of the README's receivers, listening."""
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
+    port = unused_port()
     environment = os.environ | {"SECRET": secret, "PORT": str(port)}
     process = subprocess.Popen(
         argv, cwd=cwd, env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True

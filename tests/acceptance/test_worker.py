@@ -19,8 +19,8 @@ from celery import Celery
 from bridge.errors import StoreUnreachable
 from bridge.store.server_program import find_server_binary
 from tasks.starting import when_reachable
-from tests.clusters import free_port
 from tests.parts import until
+from tests.ports import unused_port
 from tests.servers import bridge_on, environ_for, valkey
 
 WORKER = [sys.executable, "-P", "-m", "bridge.cli.main", "worker"]
@@ -85,7 +85,7 @@ def test_what_is_wrong_is_said_in_one_line(settings: dict[str, str], code: int, 
 )
 def test_it_waits_for_what_starts_at_the_same_time(setting: str, says: str, tmp_path: Path) -> None:
     """Fault: a beat that was started during a failover ended at once. Whoever starts all at once had to start again."""
-    port = free_port()
+    port = unused_port()
     with valkey() as url, bridge_on(url):
         settings = environ_for(url) | {setting: f"redis://127.0.0.1:{port}/0"}
         worker = subprocess.Popen(WORKER, cwd=tmp_path, env=settings, stderr=subprocess.PIPE, text=True)

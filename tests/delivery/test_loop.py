@@ -22,8 +22,9 @@ from bridge.store import keys
 from bridge.store.secrets import SecretBox
 from bridge.wiring import Bridge
 from tests.delivery.slices import QUICK, Around, Arrival, Receiver, Running, drain, hanging, publish, run, subscribe
-from tests.hostile import answering, ok, serving, unused_port
+from tests.hostile import answering, ok, serving
 from tests.parts import PHONE, Parts, entry, until
+from tests.ports import unused_port
 
 
 def policy(**changes: object) -> DeliveryPolicy:

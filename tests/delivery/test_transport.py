@@ -26,8 +26,8 @@ from tests.hostile import (
     resetting,
     serving,
     silent,
-    unused_port,
 )
+from tests.ports import unused_port
 from tests.unit.test_guard import ALL_REFUSED
 
 

@@ -16,7 +16,8 @@ from bridge.delivery.libcurl import pycurl
 from bridge.delivery.transport import Request, Transport
 from bridge.domain.outcome import Answer
 from tests.delivery.posting import LOOPBACK, PATIENT_MS, post, request, run
-from tests.hostile import NO_CONTENT, Connection, answering, ok, once, serving, silent, unused_port
+from tests.hostile import NO_CONTENT, Connection, answering, ok, once, serving, silent
+from tests.ports import unused_port
 
 
 @pytest.fixture

@@ -11,7 +11,8 @@ import msgspec
 from bridge.domain.erasure import tombstone
 from bridge.domain.policy import PollPolicy
 from bridge.domain.receipts import Receipt
-from bridge.errors import ProviderError, RequestError
+from bridge.domain.tracking import SessionRequest
+from bridge.errors import ProviderError, RequestError, TransientProviderError
 from bridge.polling.answers import Recorder
 from bridge.polling.commits import Committer
 from bridge.polling.poll import Poller
@@ -27,6 +28,7 @@ POLICY = PollPolicy(
     keep_settled_ms=HOUR_MS,
     lease_ms=60_000,
 )
+DOWN = TransientProviderError("no answer")
 
 
 def receipt(phone: str = "18500000001", result: str = "Success", time: int = 1_700_000_000) -> Receipt:
@@ -120,3 +122,9 @@ def knowing_poller(parts: Parts, provider: Provider) -> Poller:
 
 def tracker(parts: Parts, policy: PollPolicy = POLICY) -> Tracker:
     return Tracker(sessions=parts.sessions, clock=parts.clock, policy=policy, chance=lambda: 0.5)
+
+
+def track(parts: Parts, *names: str, phone_count: int | None = 1) -> None:
+    """Track sessions, and let them be due."""
+    tracker(parts).track("default", [SessionRequest(name, phone_count=phone_count) for name in names])
+    parts.make_due()

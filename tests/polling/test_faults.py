@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
-from threading import Event, Lock
-
 import msgspec
 import pytest
 
@@ -13,24 +9,16 @@ from bridge.domain import events
 from bridge.domain.commits import ABSENT, Write
 from bridge.domain.rate import Slowed
 from bridge.domain.status import SessionState
-from bridge.domain.tracking import SessionRequest
 from bridge.errors import AccountError, BridgeError, SettingsError, TransientProviderError
-from bridge.polling.flights import Flights, Surroundings
-from bridge.polling.poll import Batch, Poller, Step
+from bridge.polling.poll import Batch, Poller
 from bridge.provider.client import UsmsClient
 from bridge.store import keys
 from tests.hostile import answering, ok, serving
 from tests.parts import OPEN, Parts
-from tests.polling.scripted import HOUR_MS, POLICY, Scripted, poller, receipt, recorder, tracker
+from tests.polling.scripted import DOWN, HOUR_MS, POLICY, Scripted, poller, receipt, recorder, track
 
-DOWN = TransientProviderError("no answer")
 THROTTLED = TransientProviderError("RetCode 153: throttled", 153, throttled=True)
 REFUSED = AccountError("RetCode 171: signature", 171)
-
-
-def track(parts: Parts, *names: str, phone_count: int | None = 1) -> None:
-    tracker(parts).track("default", [SessionRequest(name, phone_count=phone_count) for name in names])
-    parts.make_due()
 
 
 def state_of(parts: Parts, name: str) -> SessionState:
@@ -323,113 +311,6 @@ def test_what_another_poll_has_leased_does_not_ride_along(parts: Parts) -> None:
     assert isinstance(first, Batch)
     assert isinstance(second, Batch)
     assert [len(first.calls[0]), len(second.calls[0])] == [100, 20]
-
-
-# Several calls at once
-
-
-class Slow(Scripted):
-    """Answers when it is told to, and knows how many calls were under way at once."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.answer = Event()
-        self.under_way = self.most = 0
-        self._count = Lock()
-        self.meanwhile = self._wait
-
-    def _wait(self) -> None:
-        with self._count:
-            self.under_way += 1
-            self.most = max(self.most, self.under_way)
-        self.answer.wait(20)
-        with self._count:
-            self.under_way -= 1
-
-
-def flights(
-    polling: Poller, *, until: Callable[[], bool] = lambda: False, budget_s: float = 20
-) -> tuple[Flights, list[Step]]:
-    steps: list[Step] = []
-    around = Surroundings(
-        stopping=until, sleep=time.sleep, keep_awake=lambda: None, report=steps.append, hand_over=lambda: None
-    )
-    return Flights(polling, around, budget_s), steps
-
-
-def test_a_provider_that_takes_long_is_called_many_times_at_once(parts: Parts) -> None:
-    track(parts, *(f"s{number}" for number in range(2_000)))
-    provider = Slow()
-
-    def enough() -> bool:
-        if provider.under_way >= 16:
-            provider.answer.set()
-        return False
-
-    run, steps = flights(poller(parts, provider), until=enough)
-    assert run.run("default") == 0
-    assert provider.most == 16
-    assert sum(step.polled for step in steps) == 2_000
-    assert all(len(asked) == 100 for asked in provider.asked)
-
-
-def test_after_a_failure_one_call_finds_out_whether_the_provider_is_back(parts: Parts) -> None:
-    track(parts, *(f"s{number}" for number in range(1_000)))
-    parts.rate.pause("default", "down", 1)
-    provider = Slow()
-    looks = []
-
-    def look() -> bool:
-        looks.append(provider.under_way)
-        if len(looks) == 3:
-            provider.answer.set()
-        return False
-
-    run, steps = flights(poller(parts, provider), until=look)
-    run.run("default")
-    assert max(looks[:3]) == 1
-    assert sum(step.polled for step in steps) == 1_000
-    assert provider.most == 16 or len(provider.asked) == 10
-
-
-def test_calls_under_way_when_the_provider_goes_down_are_one_failure(parts: Parts) -> None:
-    names = [f"s{number}" for number in range(800)]
-    track(parts, *names)
-    provider = Slow()
-    provider.failures += [DOWN] * 8
-
-    def enough() -> bool:
-        if provider.under_way >= 8:
-            provider.answer.set()
-        return False
-
-    run, steps = flights(poller(parts, provider), until=enough)
-    asleep_ms = run.run("default")
-    assert asleep_ms <= 1_000
-    failed = [step for step in steps if step.failure]
-    assert len(failed) == 8
-    assert {step.failures for step in failed} == {1}
-    assert sum(step.polled for step in steps) == 800, "and after the pause all are polled"
-
-
-def test_an_error_of_ours_ends_the_run_when_all_calls_have_ended(parts: Parts) -> None:
-    track(parts, "s1")
-    provider = Scripted()
-
-    def break_down() -> None:
-        raise BridgeError("cut")
-
-    provider.meanwhile = break_down
-    run, _ = flights(poller(parts, provider))
-    with pytest.raises(BridgeError, match="cut"):
-        run.run("default")
-
-
-def test_a_run_ends_with_its_budget_and_hands_on_what_is_left(parts: Parts) -> None:
-    track(parts, *(f"s{number}" for number in range(300)))
-    run, steps = flights(poller(parts, Scripted()), budget_s=0)
-    assert run.run("default") == 0
-    assert steps == []
 
 
 def test_what_the_provider_answers_beside_receipts_is_counted(parts: Parts) -> None:

@@ -13,20 +13,23 @@ from bridge.domain import events
 from bridge.domain.commits import ABSENT, CommitResult, Write
 from bridge.domain.status import SessionState
 from bridge.domain.tracking import SessionRequest
-from bridge.errors import AccountError, BridgeError, TransientProviderError
+from bridge.errors import AccountError, BridgeError
 from bridge.polling.answers import Recorded
 from bridge.polling.poll import Step
 from bridge.store import keys
 from tests.parts import OPEN, SUB, Parts, subscription, until
-from tests.polling.scripted import HOUR_MS, POLICY, Scripted, knowing_poller, poller, receipt, recorder, tracker
-
-DOWN = TransientProviderError("no answer")
-
-
-def track(parts: Parts, *names: str, phone_count: int | None = 1) -> None:
-    """Track sessions, and let them be due."""
-    tracker(parts).track("default", [SessionRequest(name, phone_count=phone_count) for name in names])
-    parts.make_due()
+from tests.polling.scripted import (
+    DOWN,
+    HOUR_MS,
+    POLICY,
+    Scripted,
+    knowing_poller,
+    poller,
+    receipt,
+    recorder,
+    track,
+    tracker,
+)
 
 
 def recorded(parts: Parts) -> list[str]:

@@ -35,8 +35,8 @@ from tests.hostile import (
     resetting,
     serving,
     silent,
-    unused_port,
 )
+from tests.ports import unused_port
 from tests.simulator import PRIVATE_KEY, PUBLIC_KEY, RunningSimulator, running_simulator
 
 EMPTY = b'{"RetCode":0,"Action":"GetUSMSSendReceiptResponse","Message":"","Data":[]}'

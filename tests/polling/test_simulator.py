@@ -29,7 +29,8 @@ from bridge.simulator.scenario import Scenario
 from bridge.simulator.sender import BatchTarget, send_usms, send_usms_batch
 from bridge.simulator.server import running, serve
 from bridge.simulator.signature import signature_of
-from tests.hostile import once, serving, unused_port
+from tests.hostile import once, serving
+from tests.ports import unused_port
 from tests.simulator import PRIVATE_KEY, PUBLIC_KEY, RunningSimulator, running_simulator
 
 PHONE = "(86)18500000001"

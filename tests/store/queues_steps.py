@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import msgspec
 from hypothesis import strategies as st
@@ -28,6 +28,16 @@ TOO_MANY = 1_000
 VERDICTS = st.sampled_from([Verdict.ACCEPTED, Verdict.RETRY, Verdict.DEAD, Verdict.DEAD, None])
 PARTS = st.sampled_from([Part(name, number, of) for name in SUBS for of in (1, 2) for number in range(of)])
 NAMES, TOKEN, AGAIN = st.sampled_from(SUBS), st.sampled_from(TOKENS), st.booleans()
+
+HOW: Mapping[str, Callable[[int, int], Health]] = {
+    "well": lambda _gate_ms, _now_ms: WELL,
+    "failing": lambda _gate_ms, _now_ms: Health(3),
+    "open": lambda gate_ms, now_ms: Health(10, now_ms, 1, gate_ms),
+    "quiet": lambda gate_ms, _now_ms: Health(1, quiet_ms=gate_ms),
+    "at once": lambda _gate_ms, _now_ms: AT_ONCE,
+    "at once, but quiet": lambda gate_ms, _now_ms: Health(hastening=True, quiet_ms=gate_ms),
+}
+"""How a receiver may be, by until when nothing is to be sent and what time it is."""
 
 Both = tuple[Settlement, Settlement]
 """An outcome by the store's clock, and by the model's."""
@@ -166,15 +176,15 @@ class Queues(Upkeep):
     @rule(
         token=TOKEN,
         part=PARTS,
-        how=st.tuples(st.sampled_from(["open", "quiet", "well", "at once", "failing"]), st.integers(1, 3)),
+        how=st.tuples(st.sampled_from(list(HOW)), st.integers(1, 3)),
         held=st.booleans(),
         again=AGAIN,
     )
     def note_health(self, token: bytes, part: Part, how: tuple[str, int], held: bool, again: bool) -> None:
         """A breaker that opens, a probe that failed, a receiver that asked for quiet, one that is back."""
         kind, units = how
-        stored = _health(kind, self.parts.now_ms() + units * UNIT_MS, self.parts.now_ms())
-        twin = _health(kind, self.now + units * UNIT_MS, self.now)
+        stored = HOW[kind](self.parts.now_ms() + units * UNIT_MS, self.parts.now_ms())
+        twin = HOW[kind](self.now + units * UNIT_MS, self.now)
         for _ in range(1 + again):
             may = self.queues.note_health(token, part, twin, held=held)
             assert self.parts.queues.note_health(token, part, stored, held=held) is may
@@ -252,13 +262,3 @@ class Queues(Upkeep):
             tombstones = Tombstones(self.parts.client, SecretBox([bytes(32)]))
             eraser.erase(phone, [ACCOUNT], tombstones, self.parts.now_ms())
             self.upkeep.erase(phone, ACCOUNT, SUBS)
-
-
-def _health(kind: str, gate_ms: int, now_ms: int) -> Health:
-    return {
-        "open": Health(10, now_ms, 1, gate_ms),
-        "quiet": Health(1, quiet_ms=gate_ms),
-        "well": WELL,
-        "at once": AT_ONCE,
-        "failing": Health(3),
-    }[kind]

@@ -28,6 +28,7 @@ from bridge.store.server import (
     running_server,
     start_durable,
 )
+from tests.ports import unused_port
 
 
 @contextmanager
@@ -64,8 +65,7 @@ def test_its_password_is_needed_and_is_in_no_command_line_and_no_readable_file(t
 
 
 def test_port_password_and_options_can_be_given(tmp_path: Path) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
+    port = unused_port()
     options = {"maxmemory": "64mb"}
     with EmbeddedServer(tmp_path, port=port, password="sésame/@:", options=options) as server:  # noqa: S106 - a test's
         assert urlsplit(server.url).port == port
@@ -80,6 +80,19 @@ def test_a_port_that_is_taken_is_left_and_that_is_said(tmp_path: Path) -> None:
         with EmbeddedServer(tmp_path, port=port) as server:
             assert urlsplit(server.url).port != port
             assert str(port) in (server.notice or "")
+
+
+def test_no_connection_can_get_its_port_while_it_is_down(tmp_path: Path) -> None:
+    """Linux gives them the ports from 32,768 on, others later ones."""
+    for number in range(5):
+        with EmbeddedServer(tmp_path / str(number)) as server:
+            assert 1_024 <= (urlsplit(server.url).port or 0) < 32_768
+
+
+def test_where_no_port_is_free_that_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_is_free", lambda _port: False)
+    with pytest.raises(StoreUnreachable, match="none is free"):
+        EmbeddedServer(tmp_path).start()
 
 
 def test_a_port_that_is_taken_at_the_last_moment_is_tried_again(

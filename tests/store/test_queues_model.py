@@ -5,26 +5,14 @@ And that the model would notice: each fault that is put into a script on purpose
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 
-from tests.conftest import Servers
 from tests.parts import Parts
 from tests.store.models import Fault, drive, must_notice
-from tests.store.queues_model import LIMITS, SHARDS
 from tests.store.queues_steps import Queues
 
 KINDS = ("valkey", "redis")
 """A shard is on one server of a cluster too: there is nothing more to find there."""
-
-
-@pytest.fixture
-def small(store_url: str) -> Iterator[Parts]:
-    """A store of the model's size."""
-    made = Parts(store_url, SHARDS, LIMITS)
-    yield made
-    made.close()
 
 
 def test_no_order_breaks_and_nothing_is_lost_invented_or_forgotten(small: Parts) -> None:
@@ -187,15 +175,6 @@ FAULTS: dict[str, Fault] = {
         "known as erased",
     ),
 }
-
-
-@pytest.fixture
-def alone(servers: Servers) -> Iterator[Parts]:
-    """One kind of server will do for what is wrong on each."""
-    made = Parts(servers.url("valkey"), SHARDS, LIMITS)
-    yield made
-    made.redis.flushall()
-    made.close()
 
 
 @pytest.mark.parametrize("fault", FAULTS)

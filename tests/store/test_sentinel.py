@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import msgspec
 import pytest
 from kombu import Connection
 
-from bridge.domain.commits import Due, Write
 from bridge.domain.server_urls import broker_address
 from bridge.errors import StoreUnreachable
 from bridge.store.client import Client
 from tests.hostile import Certificate
-from tests.parts import OPEN, Parts, entry, until
+from tests.parts import Parts, entry, until
 from tests.sentinels import Watched, watched
+from tests.store.counting import counting
 from tests.tls import ignores_what_redis_py_leaves_open
 
 pytestmark = ignores_what_redis_py_leaves_open
@@ -56,33 +53,11 @@ def test_over_tls_whoever_answers_must_be_trusted(tmp_path: Path) -> None:
 
 def test_writers_go_on_by_themselves_when_the_master_is_killed(group: Watched) -> None:
     parts = Parts(group.url)
-    reached, steps = 0, []
-    stop = threading.Event()
-
-    def write_on() -> None:
-        nonlocal reached
-        while not stop.is_set():
-            try:
-                stored = parts.sessions.read("default", ["s1"])["s1"]
-                at = stored.state.polled_ms if stored.state else 0
-                steps.append(at - reached)
-                reached = at
-                following = msgspec.structs.replace(OPEN, polled_ms=at + 1)
-                parts.sessions.commit("default", [Write("s1", stored.version, following, Due.KEEP, None)])
-            except StoreUnreachable:
-                stop.wait(0.05)
-
-    writer = threading.Thread(target=write_on)
-    writer.start()
-    try:
-        until(lambda: reached > 20)
+    with counting(parts) as counter:
+        until(lambda: counter.reached > 20)
         group.kill(0)
         until(lambda: group.is_master(1), 30)
-        took_over, before = time.monotonic(), reached
-        until(lambda: reached > before + 20, 30)
-        assert time.monotonic() - took_over < 30
-    finally:
-        stop.set()
-        writer.join(30)
-    assert max(steps) == 1, "a commit was done twice"
+        before = counter.reached
+        until(lambda: counter.reached > before + 20, 30)
+    assert max(counter.steps) == 1, "a commit was done twice"
     parts.close()

@@ -5,26 +5,14 @@ And that the model would notice: each fault that is put into a script on purpose
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 
-from tests.conftest import Servers
 from tests.parts import Parts
 from tests.store.models import Fault, drive, must_notice
-from tests.store.queues_model import LIMITS, SHARDS
 from tests.store.sessions_steps import Sessions
 
 KINDS = ("valkey", "redis")
 """As of queues: a shard is on one server of a cluster too."""
-
-
-@pytest.fixture
-def small(store_url: str) -> Iterator[Parts]:
-    """A store of the model's size."""
-    made = Parts(store_url, SHARDS, LIMITS)
-    yield made
-    made.close()
 
 
 def test_no_session_is_forgotten_told_twice_or_overwritten_by_who_knew_less(small: Parts) -> None:
@@ -93,15 +81,6 @@ FAULTS: dict[str, Fault] = {
     ),
     "who was looked at is looked at again": ("trim_watch", "redis.call('LTRIM', KEYS[2], ARGV[3], -1)", "", ""),
 }
-
-
-@pytest.fixture
-def alone(servers: Servers) -> Iterator[Parts]:
-    """One kind of server will do for what is wrong on each."""
-    made = Parts(servers.url("valkey"), SHARDS, LIMITS)
-    yield made
-    made.redis.flushall()
-    made.close()
 
 
 @pytest.mark.parametrize("fault", FAULTS)

@@ -11,16 +11,17 @@ import pytest
 
 from bridge.errors import StoreUnreachable
 from bridge.store.client import Client
-from tests.clusters import RealCluster, free_port
+from tests.clusters import RealCluster
 from tests.hostile import Certificate
 from tests.parts import Parts, entry
+from tests.ports import unused_port
 from tests.tls import directives, program_with_tls
 
 
 def test_a_cluster_over_tls_is_used_and_its_certificate_checked(tmp_path: Path) -> None:
     program = program_with_tls()
     mine, others = Certificate(tmp_path / "mine.pem", "127.0.0.1"), Certificate(tmp_path / "others.pem", "127.0.0.1")
-    port = free_port()
+    port = unused_port()
     # Nodes tell clients the ports without TLS otherwise.
     options = directives(mine, port) | {"tls-cluster": "yes"}
     with ExitStack() as stack:
