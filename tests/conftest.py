@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import shutil
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -16,6 +17,16 @@ from tests.catalogue import assert_catalogued
 from tests.clusters import real_cluster
 from tests.parts import Parts
 from tests.servers import bridge_on, valkey
+
+
+def pytest_collection_finish() -> None:
+    """Keep what was imported out of the garbage collector's rounds.
+
+    They grow with it, and stop every thread of the process: for a second where all cores are busy. Receivers and slices
+    of one test share it, and time-outs pass meanwhile.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 class Servers:

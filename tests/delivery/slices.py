@@ -14,7 +14,9 @@ from bridge.wiring import Bridge
 from tests.hostile import Connection, ok
 from tests.parts import Parts, entry
 
-QUICK = DeliveryPolicy(retry_ms=(10,) * 60, timeout_ms=2_000, concurrency=8)
+QUICK = DeliveryPolicy(retry_ms=(10,) * 60, timeout_ms=10_000, concurrency=8)
+HANGING_MS = 25_000
+"""A time-out longer than ``until`` waits: what hangs does so for as long as a test looks."""
 FAILED = b"HTTP/1.1 500 Oops\r\nContent-Length: 0\r\n\r\n"
 
 

@@ -10,7 +10,7 @@ import pytest
 from bridge.delivery import intake, queue
 from bridge.domain.commits import Due, Write
 from bridge.wiring import Bridge
-from tests.delivery.slices import QUICK, Receiver, Running, hanging, publish, run, subscribe
+from tests.delivery.slices import HANGING_MS, QUICK, Receiver, Running, hanging, publish, run, subscribe
 from tests.delivery.test_receivers import HOUR_MS, policy
 from tests.hostile import serving
 from tests.parts import OPEN, Parts, entry, until
@@ -67,7 +67,7 @@ def test_a_healthy_receiver_does_not_wait_for_two_hundred_that_hang(bridge: Brid
             for account in range(4):
                 no = f"busy{account}-{number}"
                 log.write(no, entry(no, to=names[account::4]), account=f"busy{account}")
-        with Running(bridge, policy(timeout_ms=15_000)) as running:
+        with Running(bridge, policy(timeout_ms=HANGING_MS)) as running:
             until(lambda: sum(host.connections for host in hosts) >= len(names))
             name = bridge.subscribe(other.url, account="quiet")[0].id
             log.write("quiet", entry("quiet", to=[name]), account="quiet")
@@ -84,7 +84,7 @@ def test_for_more_queues_than_it_holds_a_slice_calls_help(
     with ExitStack() as stack:
         server = stack.enter_context(serving(stuck))
         publish(log, *(subscribe(bridge, f"{server.url}/{number}") for number in range(3)), sessions=2)
-        with Running(bridge, policy(timeout_ms=15_000)) as running:
+        with Running(bridge, policy(timeout_ms=HANGING_MS)) as running:
             until(lambda: len(stuck.arrivals) == 6)
             assert running.around.asked_for_help == 0
             publish(log, subscribe(bridge, f"{server.url}/3"), sessions=2)
@@ -100,11 +100,12 @@ def test_a_host_gets_only_so_many_connections_however_many_subscriptions_name_it
     with serving(stuck) as one, serving(well) as other:
         names = [subscribe(bridge, f"{one.url}/{number}") for number in range(10)]
         publish(log, *names, sessions=10)
-        with Running(bridge, policy(timeout_ms=1_500)):
+        with Running(bridge, policy(timeout_ms=HANGING_MS)):
             until(lambda: len(stuck.arrivals) >= 12)
             told = publish(log, subscribe(bridge, other.url), sessions=30)
             until(lambda: well.accepted == told)
             assert len(stuck.arrivals) == one.connections == 12
+            one.close()
 
 
 def test_while_no_event_is_due_an_open_breaker_sends_none(bridge: Bridge, log: Parts) -> None:

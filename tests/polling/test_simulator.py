@@ -534,11 +534,11 @@ def test_a_hang_that_ends_is_a_gateway_time_out() -> None:
 
 def test_a_hanging_answer_does_not_keep_the_simulator_from_stopping() -> None:
     with running_simulator({"faults": {"script": [{"fault": "hang"}]}}) as simulator:
-        asker = threading.Thread(target=_fails, args=(simulator, "s1"))
+        asker = threading.Thread(target=_fails, args=(simulator, "s1"), kwargs={"timeout_ms": 60_000})
         asker.start()
         _wait_until(lambda: simulator.log().last == 1, "the answer hangs")
         stopping = time.monotonic()
-    assert time.monotonic() - stopping < 3
+    assert time.monotonic() - stopping < 30
     asker.join(10)
     assert not asker.is_alive()
 
