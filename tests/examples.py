@@ -12,12 +12,14 @@ from hypothesis import HealthCheck, Phase, settings
 _PROFILE = os.environ.get("HYPOTHESIS_PROFILE", "default")
 _TIMES = {"long": 50.0, "mutation": 0.1}.get(_PROFILE, 1.0)
 
-settings.register_profile("long", max_examples=5_000, deadline=None)
+# No deadline, and no judging of how fast values are drawn: both measure the machine.
+settings.register_profile("default", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("long", settings.get_profile("default"), max_examples=5_000)
 # Mutants want a quick verdict, the same each time: drawn from the test's name, and none made smaller.
 settings.register_profile(
     "mutation",
+    settings.get_profile("default"),
     max_examples=25,
-    deadline=None,
     derandomize=True,
     database=None,
     phases=(Phase.explicit, Phase.generate),
@@ -27,5 +29,5 @@ settings.load_profile(_PROFILE)
 
 def examples(count: int, *, shared: bool = False) -> settings:
     """So many examples, or the profile's multiple. ``shared``: they share the fixtures of one test, as they may."""
-    allowed = [HealthCheck.function_scoped_fixture] if shared else []
+    allowed = [HealthCheck.too_slow, *([HealthCheck.function_scoped_fixture] if shared else [])]
     return settings(max_examples=max(15, int(count * _TIMES)), deadline=None, suppress_health_check=allowed)

@@ -15,7 +15,8 @@ from bridge.domain.outcome import Answer, Failure
 from tests.delivery.posting import LOOPBACK, post, request, run
 from tests.hostile import NO_CONTENT, Behaviour, Certificate, Connection, answering, serving, silent
 
-STOOD_STILL_MS = 2_000
+STOOD_STILL_MS = 4_000
+"""Long enough that a busy machine, which stands still too, has come to what must be before the end."""
 
 
 @pytest.fixture
@@ -136,7 +137,7 @@ def test_so_does_one_whose_deadline_passes_while_others_are_read(
         while len(server.requests) < 2:
             assert transport.perform(1) == []
         came_back.set()
-        stand_still(deadline - 0.3)
+        stand_still(deadline - 2)
         answers = {one.key: answer.status for one, answer in outcomes(transport, 2)}
         assert began[0] < deadline, "the first was read before the second's deadline"
         assert answers == {1: 200, 2: 200}
@@ -148,7 +149,7 @@ def test_a_deadline_that_is_not_over_is_kept(transport: Transport) -> None:
         transport.start(request(server.url, timeout_ms=STOOD_STILL_MS))
         while not server.requests:
             assert transport.perform(1) == []
-        stand_still(deadline - 0.2)
+        stand_still(deadline - 1)
         assert outcome(transport).error == f"timed out after {STOOD_STILL_MS} ms"
         assert deadline <= time.monotonic() < deadline + STOOD_STILL_MS / 2000
 
@@ -171,7 +172,7 @@ def test_until_then_libcurl_may_send_again(transport: Transport) -> None:
         transport.start(request(server.url, body=b"second", timeout_ms=STOOD_STILL_MS))
         while len(bodies) < 2:
             assert transport.perform(1) == []
-        stand_still(deadline - 0.5)
+        stand_still(deadline - 2.5)
         assert transport.perform(0) == []
         looked.set()
         assert outcome(transport).status == 204

@@ -8,6 +8,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from datetime import UTC, datetime
 
 import pytest
@@ -264,7 +265,8 @@ def test_stopping_does_not_wait_for_open_connections() -> None:
         half.sendall(b"POST / HTTP/1.1\r\nContent-Length: 10\r\n\r\nhalf")
 
         receiver.stop()
-        assert half.recv(1) == b"", "closed at once"
+        with suppress(ConnectionResetError):  # closed at once, in one way or the other
+            assert half.recv(1) == b""
     sender.close()
 
 
