@@ -28,7 +28,8 @@ def first_of(records: Records) -> tuple[Post, Attempt]:
 
 def again_of(records: Records, **fields: object) -> Records:
     """One accepted POST came again two seconds later, as another attempt; ``fields`` alter what is known of the first.
-    All the while workers are killed and the network fails, but others than those that this concerns."""
+    All the while workers are killed and the network fails, but others than those that this concerns; nor did this
+    machine keep any of them from its work."""
     chosen = one_accepted(records)
     first = records.journal.attempts[chosen.attempt]
     second = replace(first, name="1-1", pid=1, sent_ms=first.sent_ms + 2_000, heard_ms=first.heard_ms + 2_000)
@@ -38,7 +39,7 @@ def again_of(records: Records, **fields: object) -> Records:
     return replace(
         records,
         posts=(*records.posts, replace(chosen, **later)),
-        journal=replace(records.journal, attempts=attempts),
+        journal=replace(records.journal, attempts=attempts, hindrances=()),
         faults=tuple(
             Fault(name=name, kind=Kind.LOSES_OUTCOMES, at_ms=at_ms, until_ms=at_ms + 1_000)
             for name in names

@@ -209,14 +209,14 @@ def test_priorities_are_kept(broker: Broker) -> None:
 
 def test_a_dead_workers_messages_come_back_when_its_lease_ends_and_a_living_ones_do_not(broker: Broker) -> None:
     broker.send(1, 2)
-    dead = Worker(broker.connect(visibility_timeout=1), prefetch=1)
-    living = Worker(broker.connect(visibility_timeout=1), prefetch=1)
+    dead = Worker(broker.connect(visibility_timeout=3), prefetch=1)
+    living = Worker(broker.connect(visibility_timeout=3), prefetch=1)
     until("each has one", lambda: len(dead.messages) == len(living.messages) == 1, dead, living)
     # The dead one does nothing any more; of the two only the other renews what it has.
-    another = Worker(broker.connect(visibility_timeout=1))
+    another = Worker(broker.connect(visibility_timeout=3))
     until("one comes again", lambda: another.messages, living, another)
     assert another.bodies() == dead.bodies()
-    ends = time.monotonic() + 2.5
+    ends = time.monotonic() + 7
     until("two leases are over", lambda: time.monotonic() > ends, living, another)
     assert len(another.messages) == 1
     # What comes back too late of the dead one changes nothing.
