@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import shutil
+import signal
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -17,6 +18,12 @@ from tests.catalogue import assert_catalogued
 from tests.clusters import real_cluster
 from tests.parts import Parts
 from tests.servers import bridge_on, valkey
+
+
+def pytest_configure() -> None:
+    """Have Ctrl-C end what tests start, though it is ignored here, as in a background job of a shell."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_finish() -> None:

@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,9 @@ from typing import Any
 import pytest
 import standardwebhooks
 from openai import OpenAI
+
+from tests.processes import descendants, state
+from tests.waiting import wait_until
 
 BRIDGE = [sys.executable, "-P", "-m", "bridge.cli.main"]
 
@@ -85,28 +87,6 @@ def test_settings_of_the_user_do_not_reach_the_demo(tmp_path: Path) -> None:
     assert summary["ok"] is True
 
 
-def processes_of(parent: int) -> set[int]:
-    """All that descends from a process: its warden's group has the family, whoever adopts it later."""
-    found: set[int] = set()
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            try:
-                fields = (entry / "stat").read_text().rpartition(")")[2].split()
-            except (FileNotFoundError, ProcessLookupError):
-                continue
-            if int(fields[1]) == parent:
-                found |= {int(entry.name)} | processes_of(int(entry.name))
-    return found
-
-
-def is_alive(pid: int) -> bool:
-    try:
-        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except (FileNotFoundError, ProcessLookupError):
-        return False
-    return state != "Z"
-
-
 def signal_demo(number: signal.Signals) -> Callable[[int, set[int]], None]:
     return lambda demo, _family: os.kill(demo, number)
 
@@ -147,7 +127,7 @@ def test_however_the_demo_ends_nothing_remains(
         for line in demo.stdout:
             if "verified" in line:
                 break
-        family = processes_of(demo.pid)
+        family = set(descendants(demo.pid))
         assert len(family) >= 5  # the warden, Valkey, the simulator, a worker, beat
         assert list(temporary.iterdir())
         end(demo.pid, family)
@@ -157,7 +137,4 @@ def test_however_the_demo_ends_nothing_remains(
         demo.kill()
         demo.wait()
     assert code == expected
-    deadline = time.monotonic() + 30
-    while any(map(is_alive, family)) or list(temporary.iterdir()):
-        assert time.monotonic() < deadline, f"left: {[pid for pid in family if is_alive(pid)]}"
-        time.sleep(0.05)
+    wait_until("nothing remains", lambda: not any(map(state, family)) and not list(temporary.iterdir()))

@@ -104,8 +104,6 @@ def start(tmp_path: Path) -> Iterator[Callable[..., tuple[subprocess.Popen[str],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
-            # Where SIGINT is ignored, as in a background job of a shell, a family leaves it so.
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),  # noqa: PLW1509 - no threads
         )
         drivers.append(driver)
         assert driver.stdout is not None

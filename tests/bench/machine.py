@@ -16,6 +16,7 @@ import redis
 
 from bridge.delivery.libcurl import pycurl
 from bridge.store.server_program import find_server_binary
+from tests.processes import children
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -33,12 +34,7 @@ def cpu_s(pid: int) -> float:
     """Seconds of CPU, user and system, of a process, its children and those that have ended and were waited for."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     own = sum(map(int, fields[11:15])) / _TICKS
-    return own + sum(cpu_s(child) for child in _children(pid))
-
-
-def _children(pid: int) -> list[int]:
-    lists = Path(f"/proc/{pid}/task").glob("*/children")
-    return [int(child) for one in lists for child in one.read_text().split()]
+    return own + sum(cpu_s(child) for child in children(pid))
 
 
 def server_cpu_s(url: str) -> float:
