@@ -33,6 +33,8 @@ def plan_for(bugs: tuple[str, ...]) -> Plan:
     return msgspec.structs.replace(
         _SMALL,
         bugs=bugs,
+        # So many that what hangs is under way all the time: a gap would be the well one's turn.
+        sessions=50 if "serves_one_at_a_time" in bugs else _SMALL.sessions,
         applications=(*_SMALL.applications, *_HEARERS.get(bugs[0], ())),
         # Amid faults that lose outcomes too: those excuse none but their own.
         faults=("receivers' replies cut", "store slow", "CLIENT KILL") if "loses_outcomes" in bugs else (),
