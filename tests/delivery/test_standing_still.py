@@ -137,7 +137,7 @@ def test_so_does_one_whose_deadline_passes_while_others_are_read(
         while len(server.requests) < 2:
             assert transport.perform(1) == []
         came_back.set()
-        stand_still(deadline - 2)
+        stand_still(deadline - 1)
         answers = {one.key: answer.status for one, answer in outcomes(transport, 2)}
         assert began[0] < deadline, "the first was read before the second's deadline"
         assert answers == {1: 200, 2: 200}
