@@ -95,10 +95,15 @@ def test_so_does_one_that_came_in_the_last_moment(transport: Transport) -> None:
         connection.gone()
 
     with serving(behave) as server:
-        deadline = time.monotonic() + STOOD_STILL_MS / 1000
-        transport.start(request(server.url, timeout_ms=STOOD_STILL_MS))
-        while time.monotonic() < deadline - 0.1:
-            assert transport.perform(1) == []
+        while True:
+            deadline = time.monotonic() + STOOD_STILL_MS / 1000
+            transport.start(request(server.url, timeout_ms=STOOD_STILL_MS))
+            while transport.in_flight and time.monotonic() < deadline - 0.1:
+                transport.perform(1)
+            if time.monotonic() < deadline - 0.05:
+                break
+            # The machine stood still itself, over the last moment of that one: there is another.
+            transport.abort()
         last_moment.set()
         assert answered.wait(60)
         stand_still(deadline + 0.01)
