@@ -42,14 +42,19 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def halt(pid: int, lasting_s: float) -> None:
-    """Stop all that descends from a process, but for what is stopped already, and let it go on."""
-    stopped = [one for one in descendants(pid) if state(one) not in {"", "T", "t"}]
-    for number in (signal.SIGSTOP, signal.SIGCONT):
-        for one in stopped:
-            with suppress(ProcessLookupError):
-                os.kill(one, number)
-        if number is signal.SIGSTOP:
-            sleep(lasting_s)
+    """Stop all that descends from a process, but for what is stopped already, and let it go on, come what may."""
+    running = [one for one in descendants(pid) if state(one) not in {"", "T", "t"}]
+    try:
+        _send(signal.SIGSTOP, running)
+        sleep(lasting_s)
+    finally:
+        _send(signal.SIGCONT, running)
+
+
+def _send(number: signal.Signals, pids: Sequence[int]) -> None:
+    for pid in pids:
+        with suppress(ProcessLookupError):
+            os.kill(pid, number)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -42,10 +43,10 @@ def test_what_is_stopped_by_itself_stays_so() -> None:
         assert parent.stdout is not None
         child = int(parent.stdout.readline())
         try:
-            subprocess.run(["kill", "-STOP", str(child)], check=True)
+            os.kill(child, signal.SIGSTOP)
             wait_until("it is stopped", lambda: state(child) == "T")
             halt(parent.pid, 0)
             assert state(child) == "T"
         finally:
-            subprocess.run(["kill", f"-{signal.SIGKILL:d}", str(child)], check=True)
+            os.kill(child, signal.SIGKILL)
     assert state(child) == ""
