@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -17,6 +16,7 @@ import pytest
 
 from bridge.cli.family import Family
 from bridge.errors import BridgeError
+from tests.waiting import wait_until
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks at processes in /proc")
 
@@ -82,13 +82,6 @@ def _running() -> dict[int, int]:
                 if state not in {"Z", "X"}:
                     groups[int(path.name)] = int(group)
     return groups
-
-
-def _wait_until(condition: Callable[[], bool], what: str, within_s: float = 30.0) -> None:
-    deadline = time.monotonic() + within_s
-    while not condition():
-        assert time.monotonic() < deadline, f"not within {within_s:.0f} s: {what}"
-        time.sleep(0.02)
 
 
 @pytest.fixture
@@ -157,7 +150,7 @@ def test_nothing_remains_when_the_parent_is_killed(
     driver.kill()
     driver.wait()
 
-    _wait_until(lambda: not told.remains(), "the warden has ended all")
+    wait_until("the warden has ended all", lambda: not told.remains(), 30)
 
 
 def test_a_second_signal_kills_at_once(start: Callable[..., tuple[subprocess.Popen[str], Told]]) -> None:
@@ -168,7 +161,7 @@ def test_a_second_signal_kills_at_once(start: Callable[..., tuple[subprocess.Pop
     driver.send_signal(signal.SIGTERM)
     driver.communicate(timeout=60)
 
-    _wait_until(lambda: not told.remains(), "all have ended")
+    wait_until("all have ended", lambda: not told.remains(), 30)
 
 
 def test_nothing_remains_when_the_warden_and_then_the_parent_end(
@@ -181,7 +174,7 @@ def test_nothing_remains_when_the_warden_and_then_the_parent_end(
     driver.communicate(timeout=60)
 
     # With its warden gone a family removes its directory itself, and kills its group.
-    _wait_until(lambda: not told.remains(), "all have ended")
+    wait_until("all have ended", lambda: not told.remains(), 30)
 
 
 def test_check_names_the_child_that_died_and_shows_its_last_lines(tmp_path: Path) -> None:

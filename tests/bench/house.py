@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import secrets
 import sys
-import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from bridge.cli.house import clean_environment
 from bridge.settings import load_settings
 from bridge.store.server import EmbeddedServer
 from bridge.wiring import Bridge
+from tests import waiting
 
 ROOT = Path(__file__).parents[2]
 
@@ -62,9 +62,5 @@ def open_bridge(environment: Mapping[str, str]) -> Bridge:
 
 
 def wait_until(what: str, done: Callable[[], bool], within_s: float = 120.0, every_s: float = 0.02) -> None:
-    """Look until it is so; raises TimeoutError, saying ``what`` was waited for."""
-    deadline = time.monotonic() + within_s
-    while not done():
-        if time.monotonic() > deadline:
-            raise TimeoutError(f"not within {within_s:.0f} s: {what}")
-        time.sleep(every_s)
+    """As elsewhere in tests, but looking as often as a measurement wants."""
+    waiting.wait_until(what, done, within_s, every_s)

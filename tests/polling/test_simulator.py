@@ -11,7 +11,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import cast
 
@@ -32,6 +32,7 @@ from bridge.simulator.signature import signature_of
 from tests.hostile import once, serving
 from tests.ports import unused_port
 from tests.simulator import PRIVATE_KEY, PUBLIC_KEY, RunningSimulator, running_simulator
+from tests.waiting import wait_until
 
 PHONE = "(86)18500000001"
 OTHER = "(60)123456789"
@@ -85,13 +86,6 @@ def _fails(simulator: RunningSimulator, *session_nos: str, timeout_ms: int = 500
     with pytest.raises(TransientProviderError):
         client.fetch_receipts(session_nos)
     client.close()
-
-
-def _wait_until(condition: Callable[[], bool], what: str, within_s: float = 20.0) -> None:
-    deadline = time.monotonic() + within_s
-    while not condition():
-        assert time.monotonic() < deadline, f"not within {within_s} s: {what}"
-        time.sleep(0.01)
 
 
 def _signed(**parameters: str) -> dict[str, str]:
@@ -502,7 +496,7 @@ def test_a_fault_that_takes_time_ends_when_the_asker_leaves_and_told_nothing(fau
     with running_simulator({"default": AT_ONCE, "faults": {"script": [{"fault": fault, "seconds": 60}]}}) as simulator:
         session_no = simulator.send(PHONE)
         _fails(simulator, session_no, timeout_ms=200)
-        _wait_until(lambda: simulator.log().last == 1, "the answer is noted")
+        wait_until("the answer is noted", lambda: simulator.log().last == 1, 20)
         (entry,) = simulator.log().entries
         assert (entry.fault, entry.complete, entry.sessions) == (FaultKind(fault), False, [])
         assert simulator.told() == []
@@ -523,7 +517,7 @@ def test_a_late_answer_and_a_drip_to_its_end_told_all() -> None:
         session_no = simulator.send(PHONE)
         for _ in script:
             assert _results(simulator, session_no) == ["发送成功"]
-        _wait_until(lambda: simulator.log().last == 2, "both answers are noted")
+        wait_until("both answers are noted", lambda: simulator.log().last == 2, 20)
         assert [(e.complete, len(e.sessions)) for e in simulator.log().entries] == [(True, 1)] * 2
 
 
@@ -536,7 +530,7 @@ def test_a_hanging_answer_does_not_keep_the_simulator_from_stopping() -> None:
     with running_simulator({"faults": {"script": [{"fault": "hang"}]}}) as simulator:
         asker = threading.Thread(target=_fails, args=(simulator, "s1"), kwargs={"timeout_ms": 60_000})
         asker.start()
-        _wait_until(lambda: simulator.log().last == 1, "the answer hangs")
+        wait_until("the answer hangs", lambda: simulator.log().last == 1, 20)
         stopping = time.monotonic()
     assert time.monotonic() - stopping < 30
     asker.join(10)
