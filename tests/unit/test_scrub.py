@@ -5,7 +5,7 @@ import time
 from datetime import UTC, datetime
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from bridge.observe.scrub import scrub, scrub_text
@@ -86,6 +86,7 @@ def test_scrubbing_again_changes_nothing(text: str) -> None:
 @given(json_values, phones)
 def test_no_phone_survives_at_any_depth(value: object, phone: str) -> None:
     digits = phone[-11:]
+    assume(digits[2:] not in json.dumps(value))  # as a number that is no phone may have them: 1953125000000000
     nested = {"a": [value, {"deep": (phone, {"x": f"for {phone}"})}], phone: 1, "args": [int(digits)]}
     assert digits[2:] not in json.dumps(scrub(nested))
 
